@@ -1,0 +1,73 @@
+# Larder: every daily task. `make` or `make help` lists them; each target wraps one command of `.venv/bin/larder` or a tool.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3.11
+DATASET ?= simulator
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.larder-setup
+
+.PHONY: help setup demo test test-faults lint bench docs lock clean
+
+help: ## Show this list
+	@echo "Larder. Usage: make TARGET [DATASET=name] [ARGS=\"options\"]"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  DATASET  data set of the demo: simulator (default), online_retail"
+	@echo "  ARGS     options passed on, for example: make demo ARGS=--once    make test ARGS=\"-k fold -x\""
+	@echo "  PYTHON   interpreter that creates $(VENV) (default: python3.11)"
+
+setup: $(STAMP) ## Create .venv with the locked dependencies (only when something changed)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
+	  echo "make setup: Larder needs Python 3.11, and '$(PYTHON)' is not one (or cannot be run)." >&2; \
+	  echo "Install it, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "make setup: '$(PYTHON) -m venv' failed; on Debian and Ubuntu it is in the package python3.11-venv." >&2; exit 1; }
+	@echo "make setup: installing the locked packages into $(VENV); the first time they are downloaded"
+	@# uv itself comes from the lock file too, pinned by hash.
+	@awk '/^uv==/ { take = 1; print; next } take && /^[^ ]/ { exit } take' requirements.lock > $(VENV)/requirements-bootstrap.lock
+	@$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r $(VENV)/requirements-bootstrap.lock
+	@# uv is several times faster than pip, but knows no pip.conf: where it finds no index, pip does the work.
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock || { \
+	  echo "make setup: uv could not install; trying pip" >&2; \
+	  $(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements.lock; }
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --offline --no-deps --no-build-isolation --editable .
+	@touch $@
+	@echo "make setup: done"
+
+demo: setup ## The whole story on DATASET; leaves everything running until Ctrl-C (ARGS=--once: ends by itself)
+	$(BIN)/larder demo --dataset $(DATASET) $(ARGS)
+
+test: setup ## All tests but the fault injections, on real services
+	$(BIN)/python -m pytest -m "not faults" $(ARGS)
+
+test-faults: setup ## Tests that kill and stall real processes
+	$(BIN)/python -m pytest -m faults $(ARGS)
+
+lint: setup ## ruff (rules and format), mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup ## Exact figures, written to .larder/results
+	$(BIN)/larder bench $(ARGS)
+
+docs: setup ## Write the generated pages: docs/features.md, docs/settings.md
+	$(BIN)/larder features describe --write docs/features.md
+	$(BIN)/larder settings --markdown > docs/settings.md
+
+lock: setup ## Resolve pyproject.toml again into requirements.lock (needs a package index)
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate --all-extras \
+	  --python-version 3.11 pyproject.toml -o requirements.lock
+
+clean: ## Remove caches, build output and .venv; data in .larder stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis catboost_info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,177 @@
+"""Adapter for UCI Online Retail: invoice lines of a UK gift shop become purchases and cancels.
+
+Publisher: https://archive.ics.uci.edu/dataset/352/online+retail (CC BY 4.0).
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from feature_repo.adapters.titles import categories_of
+from feature_repo.datasets import Dataset, make_dataset
+from feature_repo.errors import BadInputError, NotFoundError
+from feature_repo.events import EVENT_SCHEMA, ITEM_SCHEMA
+from feature_repo.validation import quarantine_rows, validate_events
+
+NAME = "online_retail"
+#: An item is available if it was sold within this many days before the end of the data.
+AVAILABLE_DAYS = 120
+
+_COLUMNS = {
+    "InvoiceNo": pa.string(),
+    "StockCode": pa.string(),
+    "Description": pa.string(),
+    "Quantity": pa.int64(),
+    "InvoiceDate": pa.timestamp("us"),
+    "UnitPrice": pa.float64(),
+    "CustomerID": pa.float64(),
+}
+
+#: Every line of the file with the reason it cannot be an event (null: it can). The first reason that applies counts.
+#: A product code is five digits and up to two letters (85123A, 15056BL); POST, M, D, DOT, BANK CHARGES, AMAZONFEE,
+#: DCGS... and gift vouchers are not. Cancellations are invoices C...; A... are accounting entries.
+_LINES = r"""
+CREATE TEMP TABLE line AS
+SELECT *,
+    CASE
+        WHEN InvoiceNo IS NULL OR StockCode IS NULL OR Quantity IS NULL OR InvoiceDate IS NULL OR UnitPrice IS NULL
+            THEN 'missing_field: ' || concat_ws(', ',
+                CASE WHEN InvoiceNo IS NULL THEN 'InvoiceNo' END, CASE WHEN StockCode IS NULL THEN 'StockCode' END,
+                CASE WHEN Quantity IS NULL THEN 'Quantity' END, CASE WHEN InvoiceDate IS NULL THEN 'InvoiceDate' END,
+                CASE WHEN UnitPrice IS NULL THEN 'UnitPrice' END)
+        WHEN NOT isfinite(UnitPrice) THEN 'not_finite: UnitPrice ' || UnitPrice
+        WHEN customer IS NULL THEN 'no_customer: invoice ' || InvoiceNo
+        WHEN NOT regexp_full_match(code, '[0-9]{5}[A-Z]{0,2}') THEN 'non_product_code: ' || StockCode
+        WHEN UnitPrice < 0 THEN 'negative: UnitPrice ' || UnitPrice
+        WHEN pence = 0 THEN 'zero_price: ' || UnitPrice
+        WHEN NOT regexp_full_match(InvoiceNo, 'C?[0-9]+') OR (Quantity < 0) <> cancelled OR Quantity = 0
+            THEN 'not_a_sale: invoice ' || InvoiceNo || ', quantity ' || Quantity
+    END AS problem
+FROM (
+    SELECT *,
+        row_number() OVER (PARTITION BY InvoiceNo ORDER BY row) AS line_number,
+        upper(trim(nfc_normalize(StockCode))) AS code,
+        CASE WHEN isfinite(CustomerID) THEN CustomerID::BIGINT::VARCHAR END AS customer,
+        CASE WHEN isfinite(UnitPrice) THEN round(UnitPrice * 100)::BIGINT END AS pence,
+        starts_with(InvoiceNo, 'C') AS cancelled
+    FROM source
+)
+"""
+
+#: Two equal lines of one invoice are two lines (the customer took two lots): the line's number tells them apart.
+_EVENTS = """
+SELECT row, InvoiceNo || '-' || line_number AS event_id, customer AS user_id, code AS item_id,
+    CASE WHEN cancelled THEN 'cancel' ELSE 'purchase' END AS event_type,
+    pence * abs(Quantity) AS value, abs(Quantity) AS quantity, InvoiceDate AS event_timestamp,
+    InvoiceNo AS session_id, pence AS price
+FROM line WHERE problem IS NULL ORDER BY row
+"""
+
+_ITEMS = """
+SELECT line.code AS item_id, any_value(title) AS title, arg_max(pence, (InvoiceDate, row)) AS price,
+    min(InvoiceDate) AS created_at,
+    max(InvoiceDate) > any_value(last_day) - to_days($days) AS available
+FROM line
+LEFT JOIN (
+    SELECT code, arg_max(Description, (lines, Description)) AS title
+    FROM (
+        SELECT code, trim(Description) AS Description, count(*) AS lines
+        FROM line WHERE pence > 0 AND trim(Description) <> '' GROUP BY ALL
+    )
+    GROUP BY code
+) titles ON titles.code = line.code,
+(SELECT max(InvoiceDate) AS last_day FROM line WHERE problem IS NULL)
+WHERE problem IS NULL
+GROUP BY line.code ORDER BY line.code
+"""
+
+
+def load(path: Path) -> Dataset:
+    """Load Online Retail with its own times, taken as UTC; prices in pence; received when it happened.
+
+    Parameters
+    ----------
+    path
+        Parquet file with the publisher's column names.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such file.
+    BadInputError
+        If the file is not Parquet, lacks a column, has no rows or no two users.
+    """
+    source = _read(path)
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.register("source", source)
+        connection.execute(_LINES)
+        refused = connection.sql("SELECT row, problem FROM line WHERE problem IS NOT NULL").to_arrow_table()
+        events = connection.sql(_EVENTS).to_arrow_table()
+        items = connection.execute(_ITEMS, {"days": AVAILABLE_DAYS}).to_arrow_table()
+    problems = dict(zip(refused["row"].to_pylist(), refused["problem"].to_pylist(), strict=True))
+    items = _catalogue(items)
+    events, invalid = _validated(events, items)
+    quarantine = pa.concat_tables([quarantine_rows(source.drop("row"), problems, source=NAME), invalid])
+    return make_dataset(NAME, events, items, quarantine.sort_by("row"))
+
+
+def _read(path: Path) -> pa.Table:
+    """Return the lines in the columns and types we use, numbered in `row`."""
+    if not path.is_file():
+        raise NotFoundError(
+            f"no Online Retail data at {path}: get it from https://archive.ics.uci.edu/dataset/352/online+retail, "
+            "save it as Parquet with the publisher's columns, and set DATA_DIR to the directory that holds "
+            "online_retail/online_retail.parquet"
+        )
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise BadInputError(f"{path} cannot be read as Parquet: {error}") from None
+    if missing := [name for name in _COLUMNS if name not in table.column_names]:
+        raise BadInputError(f"{path} lacks the columns {', '.join(missing)}; it has: {', '.join(table.column_names)}")
+    if table.num_rows == 0:
+        raise BadInputError(f"{path} has no rows")
+    columns = {"row": pa.array(range(table.num_rows), pa.int64())}
+    for name, kind in _COLUMNS.items():
+        try:
+            columns[name] = table[name].cast(kind, safe=not pa.types.is_timestamp(kind))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise BadInputError(f"{path}: column {name} is no {kind}: {error}") from None
+    return pa.table(columns)
+
+
+def _catalogue(items: pa.Table) -> pa.Table:
+    columns = {name: items[name] for name in items.column_names}
+    columns["created_at"] = pc.assume_timezone(items["created_at"].cast(pa.timestamp("us")), "UTC")
+    columns["category"] = pa.array(categories_of(items["title"].to_pylist()), pa.string())
+    return _in_schema(columns, items.num_rows, ITEM_SCHEMA)
+
+
+def _validated(lines: pa.Table, items: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Enrich the lines, run the common rules, and give refused ones their row number in the source."""
+    columns: dict[str, Any] = {name: lines[name] for name in lines.column_names if name != "row"}
+    columns["event_timestamp"] = pc.assume_timezone(lines["event_timestamp"].cast(pa.timestamp("us")), "UTC")
+    columns["received_at"] = columns["event_timestamp"]
+    columns["category"] = pc.take(items["category"], pc.index_in(lines["item_id"], items["item_id"]))
+    table = _in_schema(columns, lines.num_rows, EVENT_SCHEMA, nullable=True)
+    if lines.num_rows == 0:
+        return table.cast(EVENT_SCHEMA), quarantine_rows(table, {}, source=NAME)
+    now = pc.max(table["event_timestamp"]).as_py() + timedelta(seconds=1)
+    accepted, refused = validate_events(table, source=NAME, now=now)
+    return accepted, refused.set_column(1, refused.schema.field("row"), pc.take(lines["row"], refused["row"]))
+
+
+def _in_schema(columns: dict[str, Any], rows: int, schema: pa.Schema, *, nullable: bool = False) -> pa.Table:
+    """Return a table of the schema, absent columns null."""
+    fields = [field.with_nullable(nullable or field.nullable) for field in schema]
+    given = {name: column.cast(schema.field(name).type) for name, column in columns.items()}
+    arrays = [given[field.name] if field.name in given else pa.nulls(rows, field.type) for field in fields]
+    return pa.table(arrays, schema=pa.schema(fields))

@@ -1,0 +1,217 @@
+"""Request-time features: what a ranker sees, as pure vectorised functions of state and `now`. PURE.
+
+One implementation serves the on-demand feature view (training frames) and the API, so both see the same numbers. All
+inputs are float64 columns with NaN for null (rows.Rows.column); a feature that cannot be known is NaN, never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_repo.views import DAY_US, FOLD_VIEWS, HOUR_US
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+Columns = Mapping[str, F64]
+Feature = Callable[[Columns, F64], F64]
+
+#: Price of the catalogue, beside the state columns of the fold's views.
+CATALOG_INPUTS = ("item_price", "item_created_at")
+
+_HALF_LIVES = {c.name: (float(c.half_life_us), v.time_column) for v in FOLD_VIEWS for c in v.columns if c.half_life_us}
+
+
+def _decayed(name: str) -> Feature:
+    half_life, time = _HALF_LIVES[name]
+    return lambda c, now: c[name] * np.exp2(-np.maximum(now - c[time], 0.0) / half_life)
+
+
+def _raw(name: str) -> Feature:
+    return lambda c, now: c[name]
+
+
+def _since(name: str, unit_us: int) -> Feature:
+    return lambda c, now: np.maximum(now - c[name], 0.0) / unit_us
+
+
+def _ratio(numerator: F64, denominator: F64) -> F64:
+    """Divide, with NaN where the denominator is 0."""
+    return numerator / np.where(denominator == 0.0, np.nan, denominator)
+
+
+def _smoothed(numerator: F64, denominator: F64, prior: float, weight: float) -> F64:
+    """Rate shrunk towards `prior` with the strength of `weight` observations."""
+    return (numerator + prior * weight) / (denominator + weight)
+
+
+def _mean_gap_days(first: F64, last: F64, orders: F64) -> F64:
+    """Mean time between orders in days; NaN with fewer than two."""
+    return _ratio((last - first) / DAY_US, np.maximum(orders - 1.0, 0.0))
+
+
+def _mean_price(c: Columns) -> F64:
+    return _ratio(c["user_price_sum"], c["user_purchases"])
+
+
+def _pair_due(c: Columns, now: F64) -> F64:
+    gap = _mean_gap_days(c["pair_first_order_time"], c["pair_order_time"], c["pair_orders"])
+    return _ratio((now - c["pair_order_time"]) / DAY_US, gap)
+
+
+def _price(c: Columns) -> F64:
+    """Price the last event carried (point-in-time by construction), else the catalogue's."""
+    return np.where(np.isnan(c["item_price_paid"]), c["item_price"], c["item_price_paid"])
+
+
+def _trend(c: Columns, now: F64) -> F64:
+    """Purchases of the last week against the last quarter, both decayed to now and smoothed."""
+    week, quarter = _decayed("item_purchases_7d")(c, now), _decayed("item_purchases_90d")(c, now)
+    return (week + 0.5) / (quarter * (7.0 / 90.0) + 0.5)
+
+
+_FEATURES: dict[str, tuple[str, Feature]] = {
+    # user
+    "f_user_views_1h": ("User's views, half-life 1 hour", _decayed("user_views_1h")),
+    "f_user_views_1d": ("User's views, half-life 1 day", _decayed("user_views_1d")),
+    "f_user_views_7d": ("User's views, half-life 7 days", _decayed("user_views_7d")),
+    "f_user_carts_1d": ("User's additions to the cart, half-life 1 day", _decayed("user_carts_1d")),
+    "f_user_purchases_7d": ("User's purchase lines, half-life 7 days", _decayed("user_purchases_7d")),
+    "f_user_purchases_30d": ("User's purchase lines, half-life 30 days", _decayed("user_purchases_30d")),
+    "f_user_orders": ("User's orders", _raw("user_orders")),
+    "f_user_hours_since_action": ("Hours since the user's last action", _since("user_action_time", HOUR_US)),
+    "f_user_days_since_order": ("Days since the user's last order", _since("user_order_time", DAY_US)),
+    "f_user_days_known": ("Days since the user's first event", _since("user_first_time", DAY_US)),
+    "f_user_order_gap_days": (
+        "Mean days between the user's orders",
+        lambda c, now: _mean_gap_days(c["user_first_order_time"], c["user_order_time"], c["user_orders"]),
+    ),
+    "f_user_mean_price": ("Mean unit price the user paid, minor units", lambda c, now: _mean_price(c)),
+    "f_user_lines_per_order": (
+        "Purchase lines per order",
+        lambda c, now: _ratio(c["user_purchases"], c["user_orders"]),
+    ),
+    "f_user_repurchase_rate": (
+        "Share of the user's lines that repeat an item",
+        lambda c, now: _smoothed(c["user_repurchases"], c["user_purchases"], 0.2, 5.0),
+    ),
+    "f_user_items_bought": ("Different items the user bought", _raw("user_items_bought")),
+    # item
+    "f_item_views_1d": ("Item's views, half-life 1 day", _decayed("item_views_1d")),
+    "f_item_views_7d": ("Item's views, half-life 7 days", _decayed("item_views_7d")),
+    "f_item_carts_7d": ("Item's additions to the cart, half-life 7 days", _decayed("item_carts_7d")),
+    "f_item_purchases_1d": ("Item's purchase lines, half-life 1 day", _decayed("item_purchases_1d")),
+    "f_item_purchases_7d": ("Item's purchase lines, half-life 7 days", _decayed("item_purchases_7d")),
+    "f_item_purchases_30d": ("Item's purchase lines, half-life 30 days", _decayed("item_purchases_30d")),
+    "f_item_purchases_90d": ("Item's purchase lines, half-life 90 days", _decayed("item_purchases_90d")),
+    "f_item_trend": ("Item's last week against its last quarter", _trend),
+    "f_item_conversion": (
+        "Purchase lines per view, smoothed",
+        lambda c, now: _smoothed(c["item_purchases"], c["item_views"], 0.05, 20.0),
+    ),
+    "f_item_ctr": (
+        "Recommendation clicks per confirmed impression, smoothed",
+        lambda c, now: _smoothed(c["item_clicks"], c["item_impressions"], 0.05, 20.0),
+    ),
+    "f_item_buyers": ("Different users who bought the item", _raw("item_buyers")),
+    "f_item_repurchase_rate": (
+        "Share of the item's lines that are repeats",
+        lambda c, now: _smoothed(c["item_repurchases"], c["item_purchases"], 0.2, 10.0),
+    ),
+    "f_item_quantity_mean": ("Units per purchase line", lambda c, now: _ratio(c["item_quantity"], c["item_purchases"])),
+    "f_item_cancel_rate": (
+        "Cancelled lines per purchase line, smoothed",
+        lambda c, now: _smoothed(c["item_cancels"], c["item_purchases"], 0.02, 20.0),
+    ),
+    "f_item_price": ("Item's price, minor units", lambda c, now: _price(c)),
+    "f_item_age_days": ("Days since the item entered the catalogue", _since("item_created_at", DAY_US)),
+    "f_item_days_since_purchase": ("Days since anybody bought the item", _since("item_purchase_time", DAY_US)),
+    # user x item
+    "f_pair_views": ("User's views of the item", _raw("pair_views")),
+    "f_pair_views_7d": ("User's views of the item, half-life 7 days", _decayed("pair_views_7d")),
+    "f_pair_carts": ("User's additions of the item to the cart", _raw("pair_carts")),
+    "f_pair_purchases": ("User's purchase lines of the item", _raw("pair_purchases")),
+    "f_pair_orders": ("User's orders with the item", _raw("pair_orders")),
+    "f_pair_purchases_30d": ("User's purchase lines of the item, half-life 30 days", _decayed("pair_purchases_30d")),
+    "f_pair_purchases_90d": ("User's purchase lines of the item, half-life 90 days", _decayed("pair_purchases_90d")),
+    "f_pair_order_share": (
+        "Share of the user's orders with the item",
+        lambda c, now: _ratio(c["pair_orders"], c["user_orders"]),
+    ),
+    "f_pair_quantity": ("Units of the item the user bought", _raw("pair_quantity")),
+    "f_pair_cancels": ("Lines of the item the user cancelled", _raw("pair_cancels")),
+    "f_pair_hours_since_view": ("Hours since the user viewed the item", _since("pair_view_time", HOUR_US)),
+    "f_pair_days_since_order": ("Days since the user ordered the item", _since("pair_order_time", DAY_US)),
+    "f_pair_due": ("Time since the user ordered the item, in units of the usual gap", _pair_due),
+    "f_pair_impressions_7d": ("Times shown to the user, half-life 7 days", _decayed("pair_impressions_7d")),
+    # user x category
+    "f_affinity_views_1d": ("User's views in the category, half-life 1 day", _decayed("affinity_views_1d")),
+    "f_affinity_views_7d": ("User's views in the category, half-life 7 days", _decayed("affinity_views_7d")),
+    "f_affinity_purchases_90d": (
+        "User's purchase lines in the category, half-life 90 days",
+        _decayed("affinity_purchases_90d"),
+    ),
+    "f_affinity_purchase_share": (
+        "Share of the user's lines in the category",
+        lambda c, now: _ratio(c["affinity_purchases"], c["user_purchases"]),
+    ),
+    "f_affinity_view_share": (
+        "Share of the user's views in the category",
+        lambda c, now: _ratio(c["affinity_views"], c["user_views"]),
+    ),
+    "f_affinity_days_since_purchase": (
+        "Days since the user bought in the category",
+        _since("affinity_purchase_time", DAY_US),
+    ),
+    # across
+    "f_price_ratio": ("Item's price against the user's mean price", lambda c, now: _ratio(_price(c), _mean_price(c))),
+    "f_hour_of_day": ("Hour of the day, UTC", lambda c, now: np.floor((now % DAY_US) / HOUR_US)),
+    "f_day_of_week": ("Day of the week, UTC, Monday 0", lambda c, now: (np.floor(now / DAY_US) + 3.0) % 7.0),
+}
+
+OUTPUTS: tuple[tuple[str, str], ...] = tuple((name, doc) for name, (doc, _) in _FEATURES.items())
+
+
+class _Recorder(dict[str, F64]):
+    """Remembers which columns were asked for."""
+
+    def __missing__(self, key: str) -> F64:
+        self[key] = np.zeros(1)
+        return self[key]
+
+
+def inputs_of(names: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    """State columns that the named features (all if None) are computed from, found by running them once."""
+    columns = _Recorder()
+    for name in names if names is not None else tuple(_FEATURES):
+        _FEATURES[name][1](columns, np.zeros(1))
+    return tuple(columns)
+
+
+INPUTS: tuple[str, ...] = inputs_of()
+
+
+def compute(columns: Columns, now_us: npt.NDArray[np.int64], names: tuple[str, ...] | None = None) -> dict[str, F32]:
+    """Compute request-time features.
+
+    Parameters
+    ----------
+    columns
+        State columns by name, float64 with NaN for null, shapes (n,) or (1,).
+    now_us
+        The moment of the request or of the label, µs since the epoch, shape (n,) or (1,).
+    names
+        Which features, in which order; all if None.
+
+    Returns
+    -------
+    dict
+        float32 arrays, shapes (n,) or (1,), by feature name.
+    """
+    now = now_us.astype(np.float64)
+    return {
+        name: _FEATURES[name][1](columns, now).astype(np.float32)
+        for name in (names if names is not None else tuple(_FEATURES))
+    }

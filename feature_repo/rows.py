@@ -1,0 +1,130 @@
+"""What feature readers hand out: state rows as arrays, whether they come from Redis or from Parquet. PURE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_repo.views import NULL_INT, View
+
+I64 = npt.NDArray[np.int64]
+F64 = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """State rows of one view, one per entity asked for, in the order asked.
+
+    Attributes
+    ----------
+    ints, floats
+        Shapes (n, len(view.ints)) and (n, len(view.floats)); nulls are `NULL_INT` and NaN.
+    present
+        Shape (n,): False where the entity has no row, or one older than the view's `max_age_us`; the values of such
+        a row are all null.
+    """
+
+    view: View
+    ints: I64
+    floats: F64
+    present: Mask
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+    def column(self, name: str) -> F64:
+        """Return one column as contiguous float64, shape (n,), with NaN for nulls and missing rows.
+
+        Integers up to 2**53 keep their value exactly; counts, money and µs times stay far below that.
+        """
+        if name in self.view.floats:
+            values = np.ascontiguousarray(self.floats[:, self.view.floats.index(name)])
+            return values if self.present.all() else np.where(self.present, values, np.nan)
+        raw = self.ints[:, self.view.ints.index(name)]
+        return np.where((raw == NULL_INT) | ~self.present, np.nan, raw.astype(np.float64))
+
+    @property
+    def time(self) -> I64:
+        """Feature time of each row in µs (`NULL_INT` where missing), shape (n,)."""
+        return self.ints[:, 0]
+
+    @property
+    def seq(self) -> I64:
+        """`seq` each row holds, shape (n,)."""
+        return self.ints[:, 1]
+
+
+def null_rows(view: View, n: int) -> Rows:
+    """Return `n` missing rows of a view."""
+    return Rows(
+        view,
+        np.full((n, len(view.ints)), NULL_INT, dtype=np.int64),
+        np.full((n, len(view.floats)), np.nan),
+        np.zeros(n, dtype=np.bool_),
+    )
+
+
+def within_max_age(view: View, time_us: I64, now_us: int) -> Mask:
+    """Apply a view's `max_age_us`, the one rule of both stores: True where a row still counts at `now_us`."""
+    present: Mask = time_us != NULL_INT
+    if view.max_age_us is None:
+        return present
+    fresh: Mask = present & (now_us - time_us <= view.max_age_us)
+    return fresh
+
+
+@dataclass(frozen=True, slots=True)
+class RecentEvents:
+    """The last events of a user other than impressions, oldest first.
+
+    Attributes
+    ----------
+    item_ids
+        Length n <= RECENT_EVENTS.
+    types
+        Event type codes, shape (n,).
+    times
+        Feature times in µs, shape (n,).
+    seq
+        `seq` of the newest event; 0 if there is none.
+    """
+
+    item_ids: list[str]
+    types: npt.NDArray[np.int8]
+    times: I64
+    seq: int = 0
+
+
+NO_RECENT_EVENTS = RecentEvents([], np.empty(0, np.int8), np.empty(0, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class UserRows:
+    """Everything the first read of a request brings: the user's row, category affinities and recent events."""
+
+    user_id: str
+    stats: Rows  # one row of USER_STATS
+    categories: list[str]  # the user's categories, sorted
+    affinities: Rows  # one row of USER_CATEGORY per entry of `categories`
+    recent: RecentEvents
+
+    @property
+    def known(self) -> bool:
+        """Whether anything is known of the user."""
+        return bool(self.stats.present[0]) or bool(self.recent.item_ids)
+
+
+class FeatureReader(Protocol):
+    """Reads features of one user as of now; implemented over Redis and over the offline store."""
+
+    def user(self, user_id: str, now_us: int) -> UserRows:
+        """Read the user's row, affinities and recent events."""
+        ...
+
+    def pairs(self, user_id: str, item_ids: list[str], now_us: int) -> Rows:
+        """Read the rows of USER_ITEM for one user and some items."""
+        ...

@@ -1,0 +1,162 @@
+"""All settings of Larder in one place: defaults, then one TOML file, then the environment (`LARDER_*`).
+
+`larder settings` prints every setting with its value, where it came from and what it means; docs/settings.md is made
+from the same descriptions.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+
+class SettingsError(ValueError):
+    """A setting has an impossible value, or an unknown name."""
+
+
+def _doc(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"doc": text})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What may differ between two installations of Larder. Read once, passed on as an argument."""
+
+    home: Path = _doc(Path(".larder"), "Directory of everything Larder writes: services' data, logs, offline store.")
+    project: str = _doc("simulator", "Name of the shop; its data, features, plan and models are kept apart.")
+    data_dir: Path = _doc(Path("../shared/data"), "Directory of the real data sets (env DATA_DIR is read as well).")
+    redis_host: str = _doc("127.0.0.1", "Host of the Redis that holds features, the event stream and the plan.")
+    redis_port: int = _doc(6399, "Port of that Redis; the embedded one takes the next free port if it is in use.")
+    redis_timeout_ms: int = _doc(50, "Longest wait for Redis inside a request.")
+    redis_appendfsync: str = _doc(
+        "everysec",
+        "Append-only-file policy of the embedded Redis: always, everysec or no (see docs/operations.md).",
+    )
+    mlflow_port: int = _doc(5055, "Port of the embedded MLflow server.")
+    mlflow_tracking_uri: str = _doc("", "URI of an MLflow server to use instead of the embedded one.")
+    api_host: str = _doc("127.0.0.1", "Address the API listens on.")
+    api_port: int = _doc(8099, "Port of the API.")
+    request_budget_ms: int = _doc(100, "Deadline of a recommendation request.")
+    candidates: int = _doc(300, "How many candidates are ranked per request.")
+    item_refresh_ms: int = _doc(500, "How often the in-process item table looks for changes.")
+    plan_poll_ms: int = _doc(500, "How often serving looks for a new plan.")
+    seed: int = _doc(7, "Seed of everything random in training and evaluation.")
+    threads: int = _doc(2, "Threads for training; pinned so that results repeat.")
+
+    @property
+    def root(self) -> Path:
+        """Directory of this project's data."""
+        return self.home / self.project
+
+    @property
+    def events_dir(self) -> Path:
+        """The offline log of accepted events: Parquet by day, `LOG_SCHEMA`."""
+        return self.root / "events"
+
+    @property
+    def quarantine_dir(self) -> Path:
+        """Rows that could not be events, with reasons."""
+        return self.root / "quarantine"
+
+    @property
+    def offline_dir(self) -> Path:
+        """The offline feature store: one directory of Parquet parts per view."""
+        return self.root / "offline"
+
+    @property
+    def items_path(self) -> Path:
+        """The catalogue (`ITEM_SCHEMA`)."""
+        return self.root / "items.parquet"
+
+    @property
+    def bundles_dir(self) -> Path:
+        """Content store: one immutable directory per `bundle_id`."""
+        return self.root / "bundles"
+
+    @property
+    def registry_uri(self) -> str:
+        """SQLAlchemy URL of Feast's SQL registry."""
+        return f"sqlite:///{(self.root / 'registry.db').resolve()}"
+
+    @property
+    def platform_uri(self) -> Path:
+        """SQLite database of the control plane: plan and ledger."""
+        return self.root / "platform.db"
+
+    @property
+    def plan_path(self) -> Path:
+        """The plan as serving last published or received it."""
+        return self.root / "plan.json"
+
+    @property
+    def impressions_dir(self) -> Path:
+        """Log of what was served."""
+        return self.root / "impressions"
+
+    @property
+    def results_dir(self) -> Path:
+        """Where benches and checks write their figures."""
+        return self.home / "results"
+
+    @property
+    def tracking_uri(self) -> str:
+        """The MLflow server in use."""
+        return self.mlflow_tracking_uri or f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def model_name(self) -> str:
+        """Name of the project's registered model in MLflow."""
+        return f"larder-{self.project}"
+
+    @classmethod
+    def load(cls, file: Path | None = None, **overrides: Any) -> Settings:
+        """Read the settings.
+
+        Parameters
+        ----------
+        file
+            TOML file; `LARDER_CONFIG` or `larder.toml` in the working directory if None.
+        overrides
+            Values that win over everything (command-line options); None is ignored.
+
+        Raises
+        ------
+        SettingsError
+            For a name that is no setting, or a value of the wrong type.
+        """
+        path = file or Path(os.environ.get("LARDER_CONFIG", "larder.toml"))
+        values: dict[str, Any] = {}
+        if path.is_file():
+            try:
+                values |= tomllib.loads(path.read_text("utf-8"))
+            except tomllib.TOMLDecodeError as error:
+                raise SettingsError(f"{path} is not valid TOML: {error}") from None
+        elif file is not None or "LARDER_CONFIG" in os.environ:
+            raise SettingsError(f"no settings file at {path}")
+        names = {f.name: f for f in fields(cls)}
+        if "DATA_DIR" in os.environ:
+            values["data_dir"] = os.environ["DATA_DIR"]
+        for name in names:
+            text = os.environ.get(f"LARDER_{name.upper()}")
+            if text is not None:
+                values[name] = text
+        values |= {key: value for key, value in overrides.items() if value is not None}
+        unknown = sorted(set(values) - set(names))
+        if unknown:
+            raise SettingsError(f"unknown setting {unknown[0]!r}; the settings are: {', '.join(names)}")
+        return cls(**{name: _cast(names[name].default, name, value) for name, value in values.items()})
+
+
+def _cast(default: Any, name: str, value: Any) -> Any:
+    """Convert a value from a file or the environment to the type of the setting's default."""
+    try:
+        if isinstance(default, Path):
+            return Path(value)
+        if isinstance(default, int) and not isinstance(default, bool):
+            return int(value)
+        return type(default)(value)
+    except (TypeError, ValueError):
+        raise SettingsError(f"setting {name} must be {type(default).__name__}, not {value!r}") from None

@@ -1,0 +1,161 @@
+"""The bundle: what a model is on disk. A directory of safe formats with a manifest that names every byte.
+
+`bundle_id` is the hash of the manifest without its volatile part (times, measured latencies, registry versions), so the
+same seed and data give the same id. Nothing is parsed before its size and sha256 match; golden rows must reproduce
+before a bundle may answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_repo.errors import BadInputError, NotFoundError
+from feature_repo.services import feature_list, service_hash
+from serving.candidates.load import load_generator
+from serving.cascade.features import retrieval_columns
+from serving.cascade.recommender import Policy, Recommender
+from serving.ranker import Calibration, load_catboost
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+#: Largest file a bundle may hold; anything larger is refused before it is read.
+MAX_FILE_BYTES = 2 * 1024**3
+ALLOWED_SUFFIXES = frozenset({".cbm", ".npz", ".json", ".parquet"})
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A loaded and verified model."""
+
+    bundle_id: str
+    manifest: dict[str, Any]
+    recommender: Recommender
+    popular: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the registered model."""
+        return str(self.manifest["name"])
+
+
+def bundle_id_of(manifest: dict[str, Any]) -> str:
+    """Content hash of a manifest: everything but its `volatile` part."""
+    content = {key: value for key, value in manifest.items() if key != "volatile"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def describe_files(directory: Path) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of every file of a bundle except the manifest."""
+    return {
+        path.name: {"size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for path in sorted(directory.iterdir())
+        if path.name != MANIFEST
+    }
+
+
+def write_manifest(directory: Path, manifest: dict[str, Any]) -> str:
+    """Seal a bundle directory: add format and files to the manifest, write it, return the `bundle_id`."""
+    sealed = {"format": FORMAT, **manifest, "files": describe_files(directory)}
+    (directory / MANIFEST).write_text(json.dumps(sealed, indent=1, sort_keys=True) + "\n", "utf-8")
+    return bundle_id_of(sealed)
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Read a manifest and check its shape.
+
+    Raises
+    ------
+    NotFoundError
+        If the directory holds no manifest.
+    BadInputError
+        If it is not JSON, of another format, or names files or features that may not be served.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise NotFoundError(f"no bundle in {directory}: {MANIFEST} is missing")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        files = manifest["files"]
+        service = manifest["feature_service"]
+        columns = list(manifest["features"])
+        generators = [g["name"] for g in manifest["generators"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInputError(f"{path} is not a bundle manifest: {error!r}") from None
+    if manifest.get("format") != FORMAT:
+        raise BadInputError(f"{path} has format {manifest.get('format')!r}, this version reads {FORMAT}")
+    for name in files:
+        if Path(name).name != name or Path(name).suffix not in ALLOWED_SUFFIXES:
+            raise BadInputError(f"bundle file {name!r} is not allowed; formats: {', '.join(sorted(ALLOWED_SUFFIXES))}")
+    if manifest["feature_service_hash"] != service_hash(service):
+        raise BadInputError(
+            f"the bundle was trained on another definition of {service!r} "
+            f"({manifest['feature_service_hash']}, here {service_hash(service)}); train it again"
+        )
+    if columns != [*feature_list(service), *retrieval_columns(generators)]:
+        raise BadInputError(f"the bundle's feature list differs from {service!r} with its generators' columns")
+    return manifest
+
+
+def verify_files(directory: Path, manifest: dict[str, Any]) -> None:
+    """Check size and sha256 of every file, and that there is no other.
+
+    Raises
+    ------
+    BadInputError
+        Naming the first file that differs.
+    """
+    present = {path.name for path in directory.iterdir()} - {MANIFEST}
+    if present != set(manifest["files"]):
+        odd = sorted(present ^ set(manifest["files"]))
+        raise BadInputError(f"files of the bundle {directory} differ from its manifest: {', '.join(odd)}")
+    for name, expected in manifest["files"].items():
+        path = directory / name
+        if path.is_symlink() or path.stat().st_size != expected["size"] or expected["size"] > MAX_FILE_BYTES:
+            raise BadInputError(f"{path} has {path.stat().st_size} bytes, the manifest says {expected['size']}")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != expected["sha256"]:
+            raise BadInputError(f"{path} does not match its sha256; the bundle was changed or damaged")
+
+
+def load_bundle(directory: Path) -> Bundle:
+    """Verify and load a bundle, and reproduce its golden rows.
+
+    Raises
+    ------
+    NotFoundError, BadInputError
+        If anything is missing, changed, or scores differently than when it was made.
+    """
+    manifest = read_manifest(directory)
+    verify_files(directory, manifest)
+    calibration = np.load(directory / "calibration.npz", allow_pickle=False)
+    ranker = load_catboost(directory / "ranker.cbm", Calibration(calibration["score"], calibration["probability"]))
+    policy = manifest["policy"]
+    recommender = Recommender(
+        tuple(load_generator(spec, directory) for spec in manifest["generators"]),
+        ranker,
+        manifest["feature_service"],
+        Policy(policy["repeats"], policy["candidates"], tuple(policy["quotas"])),
+    )
+    golden = np.load(directory / "golden.npz", allow_pickle=False)
+    check_golden(ranker.score(golden["matrix"]), golden["score"], manifest["golden_tolerance"])
+    popular = tuple(json.loads((directory / "popular.json").read_text("utf-8")))
+    return Bundle(bundle_id_of(manifest), manifest, recommender, popular)
+
+
+def check_golden(scores: npt.NDArray[np.float64], expected: npt.NDArray[np.float64], tolerance: float) -> None:
+    """Compare scores of the golden rows.
+
+    Raises
+    ------
+    BadInputError
+        If any differs by more than the tolerance.
+    """
+    worst = float(np.max(np.abs(scores - expected), initial=0.0))
+    if not worst <= tolerance:
+        raise BadInputError(f"golden rows score differently here: by {worst:.3g}, allowed {tolerance:.3g}")

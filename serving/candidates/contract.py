@@ -1,0 +1,77 @@
+"""The contract of a candidate generator: ask once per request, then take its best or its scores of any items. PURE."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_repo.rows import UserRows
+from serving.cascade.items import ItemTable
+
+I32 = npt.NDArray[np.int32]
+F32 = npt.NDArray[np.float32]
+
+
+class Query(Protocol):
+    """One generator's answer for one user at one moment."""
+
+    def top(self, k: int) -> I32:
+        """Return at most `k` item indices with a score above 0, best first; ties go to the smaller index."""
+        ...
+
+    def scores(self, items: I32) -> F32:
+        """Return the scores of any items, shape (len(items),); 0 where the generator has nothing to say."""
+        ...
+
+
+class CandidateGenerator(Protocol):
+    """Retrieves candidates for a user. Deterministic: equal inputs give equal candidates."""
+
+    @property
+    def name(self) -> str:
+        """Source tag in answers and prefix of the retrieval features."""
+        ...
+
+    def query(self, user: UserRows, table: ItemTable, now_us: int) -> Query:
+        """Prepare the answer for one user."""
+        ...
+
+
+class DenseQuery:
+    """A query whose scores are known for all items; serves generators whose catalogue fits a dense scan."""
+
+    def __init__(self, scores: npt.NDArray[np.floating]) -> None:
+        self._scores = scores.astype(np.float32, copy=False)
+
+    def top(self, k: int) -> I32:
+        """Return the best items with a positive score."""
+        return top_k(self._scores, k)
+
+    def scores(self, items: I32) -> F32:
+        """Return the scores of some items."""
+        return self._scores[items]
+
+
+def top_k(scores: F32, k: int) -> I32:
+    """Return the indices of the `k` largest positive scores, best first, ties to the smaller index.
+
+    Parameters
+    ----------
+    scores
+        Shape (n,), finite.
+    k
+        May exceed n.
+    """
+    positive = np.flatnonzero(scores > 0).astype(np.int32)
+    if len(positive) > k:
+        values = scores[positive]
+        # Everything above the k-th value, then the smallest indices among the ties with it: argpartition alone
+        # would choose among ties by memory layout.
+        threshold = np.partition(values, len(values) - k)[len(values) - k]
+        above = positive[values > threshold]
+        ties = positive[values == threshold][: k - len(above)]
+        positive = np.concatenate([above, ties])
+    order = np.lexsort((positive, -scores[positive]))
+    return positive[order]

@@ -1,0 +1,44 @@
+"""The items a model was fitted on, and where they stand in the item table. PURE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.candidates.contract import F32, I32
+from serving.cascade.items import ItemTable
+
+
+class Vocabulary:
+    """An ordered list of item ids; models index their rows by position in it."""
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self.ids = tuple(ids)
+        # The mapping to the last table seen; a refreshed table keeps its items in place, so it changes rarely.
+        self._mapped: tuple[tuple[str, ...], I32] | None = None
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {item_id: i for i, item_id in enumerate(self.ids)}
+
+    def lookup(self, item_ids: Sequence[str]) -> I32:
+        """Positions of ids in the vocabulary, -1 for unknown ones."""
+        index = self._index
+        return np.fromiter((index.get(i, -1) for i in item_ids), np.int32, len(item_ids))
+
+    def in_table(self, table: ItemTable) -> I32:
+        """Item index in the table of every entry of the vocabulary, -1 if the table has no such item."""
+        if self._mapped is None or self._mapped[0] is not table.ids:
+            self._mapped = (table.ids, table.lookup(self.ids))
+        return self._mapped[1]
+
+    def spread(self, scores: npt.NDArray[np.floating], table: ItemTable) -> F32:
+        """Move scores from vocabulary order to table order; items outside the vocabulary get 0."""
+        target = self.in_table(table)
+        out = np.zeros(len(table), np.float32)
+        present = target >= 0
+        out[target[present]] = scores[present]
+        return out

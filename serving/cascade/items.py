@@ -1,0 +1,120 @@
+"""The item table: every item's state and catalogue entry as columns, aligned to one index. PURE.
+
+A table is immutable. A refresh builds the next one; items keep their index for the life of the process (new ones are
+appended, none is removed), so an index held by a bundle stays valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_repo.request_features import INPUTS
+from feature_repo.rows import Rows
+from feature_repo.views import ITEM_STATS
+
+F64 = npt.NDArray[np.float64]
+I32 = npt.NDArray[np.int32]
+Mask = npt.NDArray[np.bool_]
+
+#: Columns of the item side that request-time features read.
+ITEM_INPUTS = tuple(name for name in INPUTS if name.startswith("item_"))
+_STATE_INPUTS = tuple(name for name in ITEM_INPUTS if name in {c.name for c in ITEM_STATS.columns})
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogEntry:
+    """What the catalogue says of one item; unknown fields are None."""
+
+    item_id: str
+    title: str | None = None
+    category: str | None = None
+    price: int | None = None
+    created_at_us: int | None = None
+    available: bool = True
+
+
+@dataclass(frozen=True)
+class ItemTable:
+    """All items at one moment.
+
+    Attributes
+    ----------
+    ids
+        Item ids; position = item index, length n.
+    columns
+        float64 columns of `ITEM_INPUTS` and of the popularity windows, each shape (n,), NaN for null.
+    category
+        Category of each item, "" if unknown.
+    available
+        Shape (n,).
+    as_of_us
+        When the rows were read; popularity is decayed to this moment.
+    """
+
+    ids: tuple[str, ...]
+    titles: tuple[str, ...]
+    category: tuple[str, ...]
+    columns: Mapping[str, F64]
+    available: Mask
+    as_of_us: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Item id to item index."""
+        return {item_id: i for i, item_id in enumerate(self.ids)}
+
+    @cached_property
+    def category_names(self) -> tuple[str, ...]:
+        """All categories, sorted."""
+        return tuple(sorted(set(self.category)))
+
+    @cached_property
+    def category_code(self) -> I32:
+        """Position of each item's category in `category_names`, shape (n,)."""
+        code = {name: i for i, name in enumerate(self.category_names)}
+        return np.fromiter((code[name] for name in self.category), np.int32, len(self.category))
+
+    def popularity(self, window: str) -> F64:
+        """Popularity of every item, shape (n,).
+
+        Parameters
+        ----------
+        window
+            `all` counts all purchases (views where nothing was ever bought); `1d`, `7d`, `30d`, `90d` are purchase
+            lines decayed with that half-life to `as_of_us`.
+        """
+        if window == "all":
+            return np.nan_to_num(self.columns["item_purchases"]) + 1e-3 * np.nan_to_num(self.columns["item_views"])
+        half_life_us = float(int(window.removesuffix("d")) * 86_400_000_000)
+        age = np.maximum(self.as_of_us - self.columns["item_time"], 0.0)
+        return np.nan_to_num(self.columns[f"item_purchases_{window}"] * np.exp2(-age / half_life_us))
+
+    def lookup(self, item_ids: Sequence[str]) -> I32:
+        """Item indices of ids, -1 for unknown ones."""
+        index = self.index
+        return np.fromiter((index.get(i, -1) for i in item_ids), np.int32, len(item_ids))
+
+
+def build_item_table(catalog: Sequence[CatalogEntry], stats: Rows, as_of_us: int) -> ItemTable:
+    """Build a table from catalogue entries and the ITEM_STATS rows of the same items, in the same order."""
+    columns = {name: stats.column(name) for name in _STATE_INPUTS}
+    columns["item_price"] = np.array([np.nan if c.price is None else float(c.price) for c in catalog], np.float64)
+    columns["item_created_at"] = np.array(
+        [np.nan if c.created_at_us is None else float(c.created_at_us) for c in catalog], np.float64
+    )
+    return ItemTable(
+        ids=tuple(c.item_id for c in catalog),
+        titles=tuple(c.title or "" for c in catalog),
+        category=tuple(c.category or "" for c in catalog),
+        columns=columns,
+        available=np.fromiter((c.available for c in catalog), np.bool_, len(catalog)),
+        as_of_us=as_of_us,
+    )

@@ -1,0 +1,183 @@
+"""The recommendation cascade: retrieve, filter, rank, cut. PURE; the same object answers online and offline.
+
+The caller brings the features: `draft` needs the user's rows, `finish` the pair rows of the draft's candidates. Online
+the two reads between them are asynchronous, offline they come from Parquet; the cascade cannot tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_repo.rows import FeatureReader, Rows, UserRows
+from serving.candidates.contract import F32, I32, CandidateGenerator
+from serving.cascade.features import Candidates, ask, feature_matrix
+from serving.cascade.items import ItemTable
+
+F64 = npt.NDArray[np.float64]
+
+
+class Ranker(Protocol):
+    """Scores rows of the feature matrix; higher is better."""
+
+    def score(self, matrix: F32) -> F64:
+        """Return one score per row, shape (n,)."""
+        ...
+
+    def probability(self, scores: F64) -> F64:
+        """Turn scores into calibrated probabilities, shape (n,)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What may be shown.
+
+    Attributes
+    ----------
+    repeats
+        `keep` where people buy the same thing again (shops), `drop` where they do not (media).
+    candidates
+        How many candidates are ranked.
+    quotas
+        How many items each generator may contribute.
+    """
+
+    repeats: Literal["keep", "drop"]
+    candidates: int
+    quotas: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A request between its two reads: candidates are known, pair features are not."""
+
+    user: UserRows
+    table: ItemTable
+    now_us: int
+    k: int
+    candidates: Candidates
+    allowed: npt.NDArray[np.bool_]
+
+    @property
+    def item_ids(self) -> list[str]:
+        """Ids of the candidates, in order: the pairs to read."""
+        return [self.table.ids[i] for i in self.candidates.items]
+
+
+@dataclass(frozen=True, slots=True)
+class RankedItem:
+    """One line of a slate; `rank` is 1-based."""
+
+    item_id: str
+    rank: int
+    score: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slate:
+    """A ranked list and what the model saw: `matrix` has one row per item ranked by the model (for the log)."""
+
+    items: list[RankedItem]
+    matrix: F32
+
+
+@dataclass(frozen=True, eq=False)
+class Recommender:
+    """Generators, ranker and policy of one bundle."""
+
+    generators: tuple[CandidateGenerator, ...]
+    ranker: Ranker
+    service: str
+    policy: Policy
+    filler_window: str = "7d"
+
+    def draft(
+        self,
+        user: UserRows,
+        table: ItemTable,
+        now_us: int,
+        *,
+        k: int,
+        exclude: Sequence[str] = (),
+        repeats: Literal["keep", "drop"] | None = None,
+        limit: int | None = None,
+    ) -> Draft:
+        """Retrieve and filter candidates.
+
+        Parameters
+        ----------
+        k
+            Length of the list wanted; may exceed the catalogue.
+        exclude
+            Items that must not be shown.
+        repeats
+            Overrides the policy for this request.
+        limit
+            Overrides `policy.candidates`.
+        """
+        allowed = table.available.copy()
+        blocked = list(exclude)
+        if (repeats or self.policy.repeats) == "drop":
+            blocked += user.recent.item_ids
+        indices = table.lookup(blocked)
+        allowed[indices[indices >= 0]] = False
+        asked = ask(self.generators, self.policy.quotas, user, table, now_us)
+        candidates = asked.merge(limit or self.policy.candidates)
+        kept = allowed[candidates.items]
+        candidates = Candidates(candidates.items[kept], candidates.source[kept], candidates.retrieval[kept])
+        return Draft(user, table, now_us, k, candidates, allowed)
+
+    def finish(self, draft: Draft, pairs: Rows) -> Slate:
+        """Rank the candidates and cut the list; popular items fill what the generators could not."""
+        found = draft.candidates
+        matrix = self.matrix(draft.user, draft.table, found.items, pairs, found.retrieval, draft.now_us)
+        scores = self.ranker.score(matrix) if len(found) else np.empty(0)
+        order = np.lexsort((found.items, -scores))[: draft.k]
+        shown = self.ranker.probability(scores[order])
+        items = [
+            RankedItem(draft.table.ids[found.items[i]], rank, float(value), self.generators[found.source[i]].name)
+            for rank, (i, value) in enumerate(zip(order, shown, strict=True), start=1)
+        ]
+        if len(items) < draft.k:
+            items += self._filler(draft, taken={item.item_id for item in items})
+        return Slate(items, matrix[order])
+
+    def matrix(self, user: UserRows, table: ItemTable, items: I32, pairs: Rows, retrieval: F32, now_us: int) -> F32:
+        """Assemble the ranker's input in the order it was trained on."""
+        return feature_matrix(self.service, user, table, items, pairs, retrieval, now_us)
+
+    def score(self, user: UserRows, table: ItemTable, items: I32, pairs: Rows, now_us: int) -> F64:
+        """Raw ranker scores of any items of the table, retrieved or not, shape (len(items),)."""
+        asked = ask(self.generators, self.policy.quotas, user, table, now_us)
+        return self.ranker.score(self.matrix(user, table, items, pairs, asked.features(items), now_us))
+
+    def recommend(
+        self,
+        reader: FeatureReader,
+        table: ItemTable,
+        user_id: str,
+        now_us: int,
+        *,
+        k: int,
+        repeats: Literal["keep", "drop"] | None = None,
+    ) -> Slate:
+        """Answer one request through a synchronous reader (offline evaluation, the gate)."""
+        draft = self.draft(reader.user(user_id, now_us), table, now_us, k=k, repeats=repeats)
+        return self.finish(draft, reader.pairs(user_id, draft.item_ids, now_us))
+
+    def _filler(self, draft: Draft, taken: set[str]) -> list[RankedItem]:
+        """Popular items, then all others in index order, until the list is as long as asked or nothing is left."""
+        scores = draft.table.popularity(self.filler_window)
+        order = np.lexsort((np.arange(len(scores)), -scores))
+        rest = (int(i) for i in order if draft.allowed[i] and draft.table.ids[i] not in taken)
+        start = len(taken) + 1
+        return [
+            RankedItem(draft.table.ids[i], rank, 0.0, "filler")
+            for rank, i in zip(range(start, draft.k + 1), rest, strict=False)
+        ]

@@ -1,0 +1,105 @@
+"""The temporal split: one cut in time for everybody, rolling label windows before it. PURE.
+
+Train, tune and test are separated by time alone. The test window is the last part of the events; the ranker learns
+from rolling windows of the same length that end before the test begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feature_repo.errors import BadInputError
+from feature_repo.views import DAY_US
+
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Features as of `start_us`; labels from [start_us, end_us)."""
+
+    start_us: int
+    end_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Rolling windows for the ranker (oldest first) and the test window."""
+
+    rolling: tuple[Window, ...]
+    test: Window
+
+
+@dataclass(frozen=True)
+class Log:
+    """The columns of the event log that splitting and fitting need, in seq order."""
+
+    user: npt.NDArray[np.object_]
+    item: npt.NDArray[np.object_]
+    event_type: npt.NDArray[np.object_]
+    time_us: I64
+
+    @classmethod
+    def of(cls, table: pa.Table) -> Log:
+        """Take the columns of a `LOG_SCHEMA` table."""
+        time = pc.max_element_wise(table["event_timestamp"], table["received_at"])
+        return cls(
+            table["user_id"].to_numpy(zero_copy_only=False),
+            table["item_id"].to_numpy(zero_copy_only=False),
+            table["event_type"].to_numpy(zero_copy_only=False),
+            time.cast(pa.int64()).to_numpy(zero_copy_only=False),
+        )
+
+    def before(self, cut_us: int) -> Log:
+        """Events that were known strictly before a moment."""
+        keep = self.time_us < cut_us
+        return Log(self.user[keep], self.item[keep], self.event_type[keep], self.time_us[keep])
+
+    def targets(self, window: Window, event_type: str) -> dict[str, set[str]]:
+        """Items each user took in a window: user -> items, users in order of first event."""
+        keep = (self.time_us >= window.start_us) & (self.time_us < window.end_us) & (self.event_type == event_type)
+        found: dict[str, set[str]] = {}
+        for user, item in zip(self.user[keep], self.item[keep], strict=True):
+            found.setdefault(user, set()).add(item)
+        return found
+
+
+def split_by_time(time_us: I64, *, test_share: float, windows: int, stride: float = 1.0) -> Split:
+    """Cut the events by time.
+
+    Parameters
+    ----------
+    time_us
+        Event times in µs, any order, shape (n,).
+    test_share
+        Share of the *events* that lie in the test window.
+    windows
+        How many rolling windows to learn from.
+    stride
+        Distance between the starts of neighbouring windows, in window lengths.
+
+    Raises
+    ------
+    BadInputError
+        If the events span too little time.
+    """
+    if len(time_us) < 100:
+        raise BadInputError(f"{len(time_us)} events are too few to split; at least 100 are needed")
+    cut = int(np.quantile(time_us, 1.0 - test_share, method="lower"))
+    end = int(time_us.max()) + 1
+    first = int(time_us.min())
+    length = end - cut
+    starts = [cut - length - round(i * stride * length) for i in range(windows)]
+    # A window whose past is shorter than itself teaches nothing but cold starts.
+    starts = [start for start in starts if start - first >= length]
+    if not starts:
+        raise BadInputError(
+            f"the events span {(end - first) / DAY_US:.1f} days; with {length / DAY_US:.1f} days for the test no time "
+            "is left to learn from"
+        )
+    return Split(tuple(Window(s, s + length) for s in sorted(starts)), Window(cut, end))
