@@ -125,7 +125,9 @@ class EndState:
         end._users, end._items = (
             _Ids(tables[v][name].combine_chunks()) for v, name in ((0, "user_id"), (1, "item_id"))
         )
-        end._pairs = _Pairs((end._users.codes(tables[2]["user_id"]) << _CODE_BITS) | end._items.codes(tables[2]["item_id"]))
+        end._pairs = _Pairs(
+            (end._users.codes(tables[2]["user_id"]) << _CODE_BITS) | end._items.codes(tables[2]["item_id"])
+        )
         categories = end._categories.codes(tables[3]["category"])
         end._affinities = _Pairs((end._users.codes(tables[3]["user_id"]) << _CODE_BITS) | categories)
         end._states = [state_of(view, table) for view, table in zip(FOLD_VIEWS, tables, strict=True)]

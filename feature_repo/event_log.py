@@ -214,6 +214,8 @@ def _finish_import(settings: Settings) -> None:
         for path in settings.events_dir.glob(f"day=*/{_HISTORY}"):
             if path.parent.name not in plan["days"]:
                 path.unlink()
+                if not any(path.parent.iterdir()):
+                    path.parent.rmdir()
         moves = {stage / "events" / day / _HISTORY: settings.events_dir / day / _HISTORY for day in plan["days"]}
         moves[stage / "items.parquet"] = settings.items_path
         moves[stage / "quarantine.parquet"] = settings.quarantine_dir / f"{plan['name']}.parquet"

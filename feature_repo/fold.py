@@ -101,6 +101,7 @@ class Snapshots:
     """
 
     def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
         self._slots: list[I64] = [np.empty(0, np.int64) for _ in FOLD_VIEWS]
         self._rows = tuple(np.empty(capacity, np.int64) for _ in FOLD_VIEWS)
         self._ints = tuple(np.empty((capacity, len(view.ints)), np.int64) for view in FOLD_VIEWS)
@@ -217,17 +218,23 @@ def encode_events(table: pa.Table) -> EventArrays:
         known = ", ".join(e.name for e in EventType)
         raise BadInputError(f"unknown event type {unknown!r} in the event log; the types are: {known}")
     etype = _CODES[_numpy(codes)]
-    time = pc.max_element_wise(table["event_timestamp"].cast(pa.int64()), table["received_at"].cast(pa.int64()))
     return EventArrays(
         etype=etype,
         value=_numpy(table["value"].cast(pa.float64()).fill_null(np.nan)),
         quantity=_numpy(table["quantity"].fill_null(1)),
         price=_numpy(table["price"].fill_null(NULL_INT)),
-        time=_numpy(time),
+        time=feature_time(table),
         session=_session_hashes(table["session_id"]),
         click=(etype == EventType.view) & _numpy(pc.is_valid(table["request_id"])),
         seq=_numpy(table["seq"]),
     )
+
+
+def feature_time(table: pa.Table) -> I64:
+    """Return when each event was known, max(event_timestamp, received_at) in µs, shape (n,)."""
+    times = (_numpy(table[name].cast(pa.int64())) for name in ("event_timestamp", "received_at"))
+    result: I64 = np.maximum(*times)
+    return result
 
 
 def recent_type(code: int) -> bool:

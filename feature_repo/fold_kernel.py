@@ -84,7 +84,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def _compiled(function: Function) -> Function:
     """Compile with numba (which is untyped, hence the cast)."""
-    return cast("Function", njit(cache=True)(function))
+    return cast("Function", njit(cache=True, nogil=True)(function))
 
 
 # Arguments of the compiled functions are typed Any: numba infers the types, and ignores annotations.

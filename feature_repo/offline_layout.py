@@ -6,6 +6,7 @@ are never changed once they are named.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_repo.errors import NotFoundError
@@ -73,8 +75,8 @@ class Manifest:
     history: str = ""
     catalog: str = ""
     events: int = 0
-    first_time: int = NULL_INT
-    last_time: int = NULL_INT
+    first_time: int | None = None
+    last_time: int | None = None
     last_seq: int = 0
     parts: dict[str, list[Part]] = field(default_factory=dict)
     end_state: dict[str, Part] = field(default_factory=dict)
@@ -82,6 +84,11 @@ class Manifest:
     def files(self, directory: Path, view: str) -> list[Path]:
         """Return the files of a view, oldest first."""
         return [directory / part.path for part in self.parts.get(view, [])]
+
+    def paths(self) -> list[str]:
+        """Return all files, relative to the store's directory."""
+        parts = [*self.end_state.values(), *(part for parts in self.parts.values() for part in parts)]
+        return [part.path for part in parts]
 
     def superseding(self, view: str) -> bool:
         """Whether a view has two rows of one entity and `valid_from`."""
@@ -150,6 +157,25 @@ def state_columns(view: View, state: State) -> dict[str, pa.Array]:
             null = np.isnan(values) if column.nullable else None
         columns[column.name] = pa.array(values, mask=null)
     return columns
+
+
+def catalog_table(items: pa.Table, first_time: int) -> pa.Table:
+    """Return the catalogue (`ITEM_SCHEMA`) as rows of `item_catalog`.
+
+    An item is known from its creation on; where that is not known, from `first_time` (µs), the start of history.
+    """
+    created = items["created_at"].cast(pa.int64())
+    known = pc.fill_null(created, first_time).cast(TIMESTAMP)
+    columns = [items["item_id"], known, items["title"], items["category"], items["price"], created]
+    return pa.table([*columns, items["available"].cast(pa.int64())], schema=CATALOG_SCHEMA)
+
+
+def content_hash(table: pa.Table) -> str:
+    """Hash of a table's content."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return hashlib.sha256(sink.getvalue()).hexdigest()[:16]
 
 
 def state_of(view: View, table: pa.Table) -> State:

@@ -21,9 +21,9 @@ def checked_project(project: str) -> str:
     return project
 
 
-def rows_prefix(project: str, view: str) -> bytes:
-    """Prefix of all row keys of a view."""
-    return f"{project}:fs:{view}:".encode()
+def rows_prefix(project: str, view: str | None = None) -> bytes:
+    """Prefix of all row keys of a view, or of all views."""
+    return f"{project}:fs:".encode() if view is None else f"{project}:fs:{view}:".encode()
 
 
 def row_key(project: str, view: str, entity: str) -> bytes:
@@ -60,3 +60,8 @@ def changed_key(project: str) -> str:
 def status_key(project: str) -> str:
     """Ingest's counters, as JSON."""
     return f"{project}:ingest:status"
+
+
+def base_key(project: str) -> str:
+    """Which imported history, in which layouts, the rows are folded on."""
+    return f"{project}:base"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 
 from feature_repo.packed_row import Foreign, ForeignRowError, Layout, Table, pack_table, unpack_table
 from feature_repo.rows import I64, RecentEvents
-from feature_repo.views import CATALOG_FIELDS, CATALOG_VIEW, NULL_INT, RECENT_FIELDS, RECENT_VIEW
+from feature_repo.views import CATALOG_FIELDS, CATALOG_VIEW, NULL_INT, RECENT_EVENTS, RECENT_FIELDS, RECENT_VIEW
 
 #: NumPy type of the elements of a list of numbers, as stored.
 _ELEMENTS: Final = {
@@ -31,28 +34,41 @@ RECENT_LAYOUT: Final = Layout(
 CATALOG_LAYOUT: Final = Layout(
     CATALOG_VIEW,
     ("item_id",),
-    tuple(zip(CATALOG_FIELDS, ("string", "string", "int64", "int64", "bool"), strict=True)),
+    tuple(zip(CATALOG_FIELDS, ("string", "string", "int64", "int64", "int64"), strict=True)),
 )
 
 
 def encode_strings(values: Sequence[str]) -> bytes:
-    """Encode a list of strings: count, end offset of each, UTF-8 text."""
+    """Encode a list of strings: count, length of each in bytes, UTF-8 text."""
     data = [value.encode() for value in values]
-    ends = np.cumsum([len(values), *map(len, data)], dtype="<u4")
-    ends[1:] -= len(values)
-    return ends.astype("<u4").tobytes() + b"".join(data)
+    return b"".join([struct.pack(f"<{len(data) + 1}I", len(data), *map(len, data)), *data])
 
 
 def decode_strings(data: bytes) -> list[str]:
-    """Decode what `encode_strings` made."""
-    count = int.from_bytes(data[:4], "little")
-    ends = np.frombuffer(data, "<u4", count, 4).tolist()
-    raw = data[4 + 4 * count :]
-    starts = [0, *ends[:-1]]
+    """Decode what `encode_strings` made.
+
+    Raises
+    ------
+    ValueError
+        If the data are damaged.
+    """
+    lengths, raw = _string_parts(data)
     text = raw.decode()
+    ends = list(accumulate(lengths, initial=0))
     if len(text) == len(raw):  # all ASCII: byte offsets are character offsets
-        return [text[start:end] for start, end in zip(starts, ends, strict=False)]
-    return [raw[start:end].decode() for start, end in zip(starts, ends, strict=False)]
+        return [text[start:end] for start, end in pairwise(ends)]
+    return [raw[start:end].decode() for start, end in pairwise(ends)]
+
+
+def _string_parts(data: bytes) -> tuple[tuple[int, ...], bytes]:
+    """Return the lengths and the text of an encoded list of strings."""
+    count = int.from_bytes(data[:4], "little")
+    if len(data) < 4 + 4 * count:
+        raise ValueError("a list of strings is cut off")
+    lengths, raw = struct.unpack_from(f"<{count}I", data, 4), data[4 + 4 * count :]
+    if sum(lengths) != len(raw):
+        raise ValueError("the lengths of a list of strings do not fit its text")
+    return lengths, raw
 
 
 def tail_codec(kind: str) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
@@ -75,17 +91,20 @@ def tail_codec(kind: str) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any
 
 def pack_recent(rows: Sequence[RecentEvents]) -> list[bytes]:
     """Pack the recent events of users; the feature time of a row is the time of its newest event."""
-    n = len(rows)
     time = np.array([row.times[-1] if len(row.times) else NULL_INT for row in rows], dtype=np.int64)
     tails: list[list[bytes | None]] = [
         [encode_strings(row.item_ids) for row in rows],
         [row.types.astype("<i1").tobytes() for row in rows],
         [row.times.astype("<i8").tobytes() for row in rows],
     ]
-    seq = np.array([row.seq for row in rows], dtype=np.int64)
+    return _pack_recent(time, np.array([row.seq for row in rows], dtype=np.int64), tails)
+
+
+def _pack_recent(time: I64, seq: I64, tails: list[list[bytes | None]]) -> list[bytes]:
+    n = len(time)
+    ints, floats = np.empty((n, 0), np.int64), np.empty((n, 0), np.float64)
     nothing = np.zeros((n, len(RECENT_FIELDS)), dtype=np.bool_)
-    empty = np.empty((n, 0), dtype=np.int64)
-    return pack_table(Table(RECENT_LAYOUT, time, seq, empty, empty.astype(float), nothing, tails, np.ones(n, np.bool_)))
+    return pack_table(Table(RECENT_LAYOUT, time, seq, ints, floats, nothing, tails, np.ones(n, np.bool_)))
 
 
 def unpack_recent(values: Sequence[bytes | None], *, foreign: Foreign = "raise") -> list[RecentEvents | None]:
@@ -109,6 +128,84 @@ def _recent(seq: int, items: bytes | None, types: bytes | None, times: bytes | N
     if not len(recent.item_ids) == len(recent.types) == len(recent.times):
         raise ValueError("its lists differ in length")
     return recent
+
+
+def pack_recent_runs(items: pa.StringArray, types: bytes, times: I64, seqs: I64, starts: I64) -> list[bytes]:
+    """Pack the recent events of many users that stand one after the other, each user's in `seq` order.
+
+    Parameters
+    ----------
+    items
+        Items of all events, length m, without nulls.
+    types
+        Event type codes, one byte each.
+    times, seqs
+        Feature times (µs) and `seq`, shapes (m,).
+    starts
+        Where each user's events begin, shape (n,); at most `RECENT_EVENTS` events each.
+    """
+    _, offset_buffer, text_buffer = items.buffers()
+    text = text_buffer.to_pybytes() if text_buffer is not None else b""
+    offsets = np.frombuffer(offset_buffer, "<i4")[items.offset : items.offset + len(items) + 1]
+    lengths, moments = np.diff(offsets).astype("<u4").tobytes(), times.astype("<i8").tobytes()
+    ends = np.append(starts[1:], len(items))
+    tails: list[list[bytes | None]] = [[], [], []]
+    cuts = zip(starts.tolist(), ends.tolist(), offsets[starts].tolist(), offsets[ends].tolist(), strict=True)
+    for start, end, first, last in cuts:
+        tails[0].append((end - start).to_bytes(4, "little") + lengths[4 * start : 4 * end] + text[first:last])
+        tails[1].append(types[start:end])
+        tails[2].append(moments[8 * start : 8 * end])
+    return _pack_recent(times[ends - 1], seqs[ends - 1], tails)
+
+
+def append_recent(
+    rows: Sequence[bytes | None],
+    owners: Sequence[int],
+    item_ids: Sequence[str],
+    types: Sequence[int],
+    times: Sequence[int],
+    seqs: Sequence[int],
+) -> list[bytes]:
+    """Append events to packed rows of recent events, dropping the oldest over `RECENT_EVENTS`.
+
+    Works on the bytes of the lists, as ingest does this for every user of a micro-batch. An event that its row already
+    holds (by `seq`) is skipped.
+
+    Parameters
+    ----------
+    rows
+        One row per user as stored, None if there is none.
+    owners, item_ids, types, times, seqs
+        One entry per event, in `seq` order: the index of its row, the item, type code, feature time (µs), `seq`.
+        Every row must own an event.
+
+    Raises
+    ------
+    ForeignRowError
+        If a row has another layout.
+    """
+    table = unpack_table(RECENT_LAYOUT, rows)
+    held = np.where(table.present, table.seq, 0).tolist()
+    parts = [_string_parts(strings) if strings else ((), b"") for strings in table.tails[0]]
+    lengths, texts = [list(part[0]) for part in parts], [[part[1]] for part in parts]
+    codes, moments = ([[column or b""] for column in columns] for columns in table.tails[1:])
+    newest = np.where(table.present, table.time, 0).tolist()
+    for owner, item_id, code, time, seq in zip(owners, item_ids, types, times, seqs, strict=True):
+        if seq > held[owner]:
+            held[owner], newest[owner] = seq, time
+            text = item_id.encode()
+            lengths[owner].append(len(text))
+            texts[owner].append(text)
+            codes[owner].append(code.to_bytes(1, "little"))
+            moments[owner].append(time.to_bytes(8, "little", signed=True))
+    tails: list[list[bytes | None]] = [[], [], []]
+    for n, words, kinds, instants in zip(lengths, texts, codes, moments, strict=True):
+        gone = sum(n[:-RECENT_EVENTS])
+        kept = n[-RECENT_EVENTS:]
+        tails[0].append(struct.pack(f"<{len(kept) + 1}I", len(kept), *kept) + b"".join(words)[gone:])
+        tails[1].append(b"".join(kinds)[-RECENT_EVENTS:])
+        tails[2].append(b"".join(instants)[-8 * RECENT_EVENTS :])
+    return _pack_recent(np.array(newest, np.int64), np.array(held, np.int64), tails)
 
 
 @dataclass(frozen=True, slots=True)

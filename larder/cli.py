@@ -64,7 +64,7 @@ class Commands(TyperGroup):
 
 def _tidy(command: Any) -> None:
     """Keep the lines of a docstring's section "Examples" as they are written; drop options of shell completion."""
-    command.help = re.sub(r"\n\n(Examples?)\n-+\n", "\n\n\b\n\\1:\n", command.help or "")
+    command.help = re.sub(r"\n\n(Examples?)(?:\n-+|:)\n", "\n\n\b\n\\1:\n", command.help or "")
     command.params = [p for p in command.params if p.name not in ("install_completion", "show_completion")]
     for nested in getattr(command, "commands", {}).values():
         _tidy(nested)

@@ -29,7 +29,8 @@ class GeneratorParams:
 
     popular_window: str = "7d"
     category_window: str = "30d"
-    history_half_life_days: float = 60.0
+    history_half_life_days: float = 120.0
+    history_window: str = "30d"
     als_factors: int = 64
     als_regularization: float = 0.05
     als_iterations: int = 15
@@ -68,16 +69,16 @@ def fit_item_factors(log: Log, now_us: int, params: GeneratorParams, *, seed: in
 
     matrix, items = interactions(log, now_us, params.als_half_life_days)
     matrix.data = 1.0 + params.als_alpha * np.log1p(matrix.data)
-    model = AlternatingLeastSquares(
-        factors=params.als_factors,
-        regularization=params.als_regularization,
-        alpha=1.0,
-        iterations=params.als_iterations,
-        num_threads=threads,
-        random_state=seed,
-        dtype=np.float32,
-    )
     with threadpool_limits(1, "blas"):  # implicit brings its own threads; two pools fight and results vary
+        model = AlternatingLeastSquares(
+            factors=params.als_factors,
+            regularization=params.als_regularization,
+            alpha=1.0,
+            iterations=params.als_iterations,
+            num_threads=threads,
+            random_state=seed,
+            dtype=np.float32,
+        )
         model.fit(matrix.astype(np.float32), show_progress=False)
     return ItemFactors(
         Vocabulary(items),
@@ -116,7 +117,7 @@ def fit_generators(
     """Fit every generator on the events known before `now_us`."""
     past = log.before(now_us)
     return (
-        OwnHistory(params.history_half_life_days),
+        OwnHistory(params.history_half_life_days, params.history_window),
         Popularity(params.popular_window),
         CategoryPopularity(params.category_window),
         fit_item_factors(past, now_us, params, seed=seed, threads=threads),
@@ -132,7 +133,8 @@ def save_generators(generators: tuple[CandidateGenerator, ...], directory: Path)
 def _save(generator: CandidateGenerator, directory: Path) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": generator.name}
     if isinstance(generator, OwnHistory):
-        return entry | {"kind": "history", "params": {"half_life_days": generator.half_life_days}}
+        names = ("half_life_days", "window", "popularity_floor")
+        return entry | {"kind": "history", "params": {name: getattr(generator, name) for name in names}}
     if isinstance(generator, Popularity):
         return entry | {"kind": "popularity", "params": {"window": generator.window}}
     if isinstance(generator, CategoryPopularity):

@@ -33,4 +33,4 @@ def offline_item_table(reader: AsOfReader, as_of_us: int) -> ItemTable:
     aligned.floats[found] = stats.floats[which[found]]
     aligned.present[found] = stats.present[which[found]]
     rows = Rows(ITEM_STATS, aligned.ints, aligned.floats, aligned.present)
-    return build_item_table([catalog.get(i, CatalogEntry(i)) for i in ids], rows, as_of_us)
+    return build_item_table([catalog.get(i, CatalogEntry(i, available=False)) for i in ids], rows, as_of_us)

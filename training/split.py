@@ -47,12 +47,12 @@ class Log:
     @classmethod
     def of(cls, table: pa.Table) -> Log:
         """Take the columns of a `LOG_SCHEMA` table."""
-        time = pc.max_element_wise(table["event_timestamp"], table["received_at"])
+        happened, learned = (table[name].cast(pa.int64()) for name in ("event_timestamp", "received_at"))
         return cls(
             table["user_id"].to_numpy(zero_copy_only=False),
             table["item_id"].to_numpy(zero_copy_only=False),
             table["event_type"].to_numpy(zero_copy_only=False),
-            time.cast(pa.int64()).to_numpy(zero_copy_only=False),
+            pc.max_element_wise(happened, learned).to_numpy(zero_copy_only=False),
         )
 
     def before(self, cut_us: int) -> Log:

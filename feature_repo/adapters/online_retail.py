@@ -21,8 +21,6 @@ from feature_repo.events import EVENT_SCHEMA, ITEM_SCHEMA
 from feature_repo.validation import quarantine_rows, validate_events
 
 NAME = "online_retail"
-#: An item is available if it was sold within this many days before the end of the data.
-AVAILABLE_DAYS = 120
 
 _COLUMNS = {
     "InvoiceNo": pa.string(),
@@ -50,6 +48,8 @@ SELECT *,
         WHEN customer IS NULL THEN 'no_customer: invoice ' || InvoiceNo
         WHEN NOT regexp_full_match(code, '[0-9]{5}[A-Z]{0,2}') THEN 'non_product_code: ' || StockCode
         WHEN UnitPrice < 0 THEN 'negative: UnitPrice ' || UnitPrice
+        WHEN pence IS NULL THEN 'too_large: UnitPrice ' || UnitPrice
+        WHEN Quantity NOT BETWEEN -1000000000 AND 1000000000 THEN 'too_large: Quantity ' || Quantity
         WHEN pence = 0 THEN 'zero_price: ' || UnitPrice
         WHEN NOT regexp_full_match(InvoiceNo, 'C?[0-9]+') OR (Quantity < 0) <> cancelled OR Quantity = 0
             THEN 'not_a_sale: invoice ' || InvoiceNo || ', quantity ' || Quantity
@@ -58,8 +58,8 @@ FROM (
     SELECT *,
         row_number() OVER (PARTITION BY InvoiceNo ORDER BY row) AS line_number,
         upper(trim(nfc_normalize(StockCode))) AS code,
-        CASE WHEN isfinite(CustomerID) THEN CustomerID::BIGINT::VARCHAR END AS customer,
-        CASE WHEN isfinite(UnitPrice) THEN round(UnitPrice * 100)::BIGINT END AS pence,
+        TRY_CAST(CustomerID AS BIGINT)::VARCHAR AS customer,
+        TRY_CAST(round(UnitPrice * 100) AS BIGINT) AS pence,
         starts_with(InvoiceNo, 'C') AS cancelled
     FROM source
 )
@@ -69,15 +69,16 @@ FROM (
 _EVENTS = """
 SELECT row, InvoiceNo || '-' || line_number AS event_id, customer AS user_id, code AS item_id,
     CASE WHEN cancelled THEN 'cancel' ELSE 'purchase' END AS event_type,
-    pence * abs(Quantity) AS value, abs(Quantity) AS quantity, InvoiceDate AS event_timestamp,
+    pence::DOUBLE * abs(Quantity) AS value, abs(Quantity) AS quantity, InvoiceDate AS event_timestamp,
     InvoiceNo AS session_id, pence AS price
 FROM line WHERE problem IS NULL ORDER BY row
 """
 
+#: The catalogue holds what was known when an item came in: its first price, and no availability, of which the data say
+#: nothing. Today's price or "sold lately" would tell a model of the past what came after.
 _ITEMS = """
-SELECT line.code AS item_id, any_value(title) AS title, arg_max(pence, (InvoiceDate, row)) AS price,
-    min(InvoiceDate) AS created_at,
-    max(InvoiceDate) > any_value(last_day) - to_days($days) AS available
+SELECT line.code AS item_id, any_value(title) AS title, arg_min(pence, (InvoiceDate, row)) AS price,
+    min(InvoiceDate) AS created_at, true AS available
 FROM line
 LEFT JOIN (
     SELECT code, arg_max(Description, (lines, Description)) AS title
@@ -86,8 +87,7 @@ LEFT JOIN (
         FROM line WHERE pence > 0 AND trim(Description) <> '' GROUP BY ALL
     )
     GROUP BY code
-) titles ON titles.code = line.code,
-(SELECT max(InvoiceDate) AS last_day FROM line WHERE problem IS NULL)
+) titles ON titles.code = line.code
 WHERE problem IS NULL
 GROUP BY line.code ORDER BY line.code
 """
@@ -115,7 +115,7 @@ def load(path: Path) -> Dataset:
         connection.execute(_LINES)
         refused = connection.sql("SELECT row, problem FROM line WHERE problem IS NOT NULL").to_arrow_table()
         events = connection.sql(_EVENTS).to_arrow_table()
-        items = connection.execute(_ITEMS, {"days": AVAILABLE_DAYS}).to_arrow_table()
+        items = connection.sql(_ITEMS).to_arrow_table()
     problems = dict(zip(refused["row"].to_pylist(), refused["problem"].to_pylist(), strict=True))
     items = _catalogue(items)
     events, invalid = _validated(events, items)

@@ -1,4 +1,4 @@
-"""The simulated shop's items: category, hidden style and appeal, price, arrival, and the words a title is made of. PURE."""
+"""The simulated shop's items: category, hidden style and appeal, price, arrival, words of the title. PURE."""
 
 from __future__ import annotations
 
@@ -14,12 +14,19 @@ from feature_repo.simulator.params import BASE_END, SimulatorParams
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
-_NOUNS = (
-    "Tea Coffee Candle Lamp Mug Notebook Scarf Backpack Kettle Cushion Poster Plant Soap Honey Chocolate Blanket "
-    "Umbrella Watch Wallet Pen Vase Mirror Clock Basket Teapot Glass Plate Knife Apron Towel Rug Stool Shelf Speaker "
-    "Headphones Puzzle Toy Ball Tent Bottle Olives Pasta Spice Shampoo Perfume Gloves Socks Hat Belt Ring"
-).split()
+# fmt: off
+_CONSUMABLES = (
+    "Tea", "Coffee", "Candles", "Soap", "Honey", "Chocolate", "Olives", "Pasta", "Spices", "Shampoo", "Jam", "Oil",
+    "Biscuits", "Incense",
+)
+_DURABLES = (
+    "Lamp", "Mug", "Notebook", "Scarf", "Backpack", "Kettle", "Cushion", "Poster", "Planter", "Blanket", "Umbrella",
+    "Watch", "Wallet", "Vase", "Mirror", "Clock", "Basket", "Teapot", "Glass", "Plate", "Knife", "Apron", "Towel",
+    "Rug", "Stool", "Shelf", "Speaker", "Headphones", "Puzzle", "Tent", "Gloves", "Hat", "Belt", "Ring",
+)
+# fmt: on
 #: One word pair per end of a style dimension: what a title says follows the hidden style.
 _STYLE_WORDS = (
     ("Rustic", "Modern"),
@@ -29,7 +36,7 @@ _STYLE_WORDS = (
     ("Playful", "Elegant"),
     ("Natural", "Metallic"),
     ("Bold", "Soft"),
-    ("Nordic", "Oriental"),
+    ("Nordic", "Tropical"),
 )
 _TIERS = ("Basic", "Classic", "Select", "Premium")
 
@@ -58,7 +65,7 @@ class Catalogue:
     category: Ints
     category_names: list[str]
     category_weight: Floats
-    consumable: NDArray[np.bool_]
+    consumable: Mask
     style: Floats
     price: Ints
     price_level: Floats
@@ -85,7 +92,7 @@ class Catalogue:
                     "price": int(self.price[i]),
                     "created_at": start + timedelta(microseconds=int(self.created_day[i] * 86_400e6)),
                     "tags": [word.lower() for word in words] + ([tier.lower()] + ["refill"] * consumable),
-                    "description": f"A {words[0].lower()}, {words[1].lower()} {noun.lower()} of our {tier.lower()} "
+                    "description": f"{words[0]}, {words[1].lower()} {noun.lower()} of our {tier.lower()} "
                     f"range{', to be used up and bought again' if consumable else ''}.",
                     "image": None,
                     "available": bool(self.retired_day[i] > params.span_days),
@@ -101,7 +108,9 @@ def make_catalogue(params: SimulatorParams, rng: np.random.Generator) -> Catalog
     weight = rng.permutation(weight / weight.sum())
     # every category has a first item that is there from the start and never leaves
     category = np.r_[np.arange(categories), rng.choice(categories, n - categories, p=weight**0.5 / (weight**0.5).sum())]
-    style = _unit(rng.normal(size=(n, params.style_dims)) + 0.8 * rng.normal(size=(categories, params.style_dims))[category])
+    style = _unit(
+        rng.normal(size=(n, params.style_dims)) + 0.8 * rng.normal(size=(categories, params.style_dims))[category]
+    )
     price_level = rng.normal(size=n)
     base_price = rng.normal(np.log(1500), 0.7, size=categories)
     price = np.maximum(np.round(np.exp(base_price[category] + 0.5 * price_level) / 5) * 5 - 1, 49).astype(np.int64)
@@ -111,13 +120,13 @@ def make_catalogue(params: SimulatorParams, rng: np.random.Generator) -> Catalog
     leaves = rng.random(n) < params.retired_share
     leaves[:categories] = False
     retired = np.where(leaves, np.maximum(created, 0) + rng.random(n) * 1.5 * params.span_days, np.inf)
-    names = [_NOUNS[c % len(_NOUNS)] + ("" if c < len(_NOUNS) else f" {c // len(_NOUNS) + 1}") for c in range(categories)]
+    consumable = rng.permutation(np.arange(categories) < round(params.consumable_share * categories))
     return Catalogue(
         ids=[f"i{i:05d}" for i in range(n)],
         category=category.astype(np.int64),
-        category_names=names,
+        category_names=_category_names(consumable),
         category_weight=weight,
-        consumable=rng.permutation(np.arange(categories) < round(params.consumable_share * categories)),
+        consumable=consumable,
         style=style,
         price=price,
         price_level=price_level,
@@ -126,6 +135,16 @@ def make_catalogue(params: SimulatorParams, rng: np.random.Generator) -> Catalog
         created_day=created,
         retired_day=retired,
     )
+
+
+def _category_names(consumable: Mask) -> list[str]:
+    """Return a noun per category, numbered where a shop has more categories than we have nouns."""
+    nouns = {True: iter(_numbered(_CONSUMABLES, len(consumable))), False: iter(_numbered(_DURABLES, len(consumable)))}
+    return [next(nouns[bool(flag)]) for flag in consumable]
+
+
+def _numbered(words: tuple[str, ...], count: int) -> list[str]:
+    return [words[i % len(words)] + (f" {i // len(words) + 1}" if i >= len(words) else "") for i in range(count)]
 
 
 def _style_word(dim: int, value: float) -> str:

@@ -20,8 +20,8 @@ class SimulatorParams:
     n_items: int = 2_000
     n_categories: int = 40
     span_days: int = 180
-    category_zipf: float = 0.7  # category popularity ~ rank ** -category_zipf
-    appeal_sigma: float = 1.0  # spread of the items' log appeal: the long tail of popularity
+    category_zipf: float = 1.3  # category popularity ~ rank ** -category_zipf
+    appeal_sigma: float = 2.0  # spread of the items' log appeal: the long tail of popularity
     style_dims: int = 6  # latent style shared by all categories: item-to-item structure
     consumable_share: float = 0.25  # share of categories whose items are bought again
     retired_share: float = 0.08  # share of items that leave the shop
@@ -31,26 +31,26 @@ class SimulatorParams:
     # Taste (hidden truth)
     liked_categories: int = 4
     taste_concentration: float = 1.2  # Dirichlet over the liked categories; smaller is more concentrated
-    explore_share: float = 0.12  # part of the taste that follows the shop's popularity
+    explore_share: float = 0.2  # part of the taste that follows the shop's popularity
     focus_share: float = 0.35  # part of the taste that is this month's favourite category
     focus_days: int = 28
-    style_weight: float = 1.6
+    style_weight: float = 2.0
     price_weight: float = 0.7
     novelty_weight: float = 0.8
     novelty_days: float = 21.0
-    launch_boost: float = 0.6  # everybody looks at new items a little more
-    season_amplitude: float = 0.6
+    launch_boost: float = 0.8  # everybody looks at new items a little more
+    season_amplitude: float = 0.9
     season_days: float = 91.0
     # Behaviour
     activity_sigma: float = 0.8  # spread of log sessions per day among users
     lifetime_days: float = 300.0  # mean time until a user leaves
     views_per_session: float = 5.0
     stay_in_category: float = 0.75  # chance that a view stays in the session's category
-    cart_bias: float = -2.3  # log odds of a cart after a view, at average fit
-    cart_fit: float = 1.1  # how much fit to the user raises them
+    cart_bias: float = -2.4  # log odds of a cart after a view, at average fit
+    cart_fit: float = 1.3  # how much fit to the user raises them
     buy_given_cart: float = 0.5
-    durable_again: float = 0.25  # chance that a durable item somebody already has is bought again
-    refill_share: float = 0.5  # chance that a consumable purchase is followed by another
+    durable_again: float = 0.12  # chance that a durable item somebody already has is bought again
+    refill_share: float = 0.35  # chance that a consumable purchase is followed by another
     refill_days: float = 21.0
     cancel_share: float = 0.03
     cancel_days: float = 2.0

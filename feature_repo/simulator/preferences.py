@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from feature_repo.simulator.catalogue import Catalogue, Floats, Ints
+from feature_repo.simulator.catalogue import Catalogue, Floats, Ints, Mask
 from feature_repo.simulator.params import SimulatorParams
 from feature_repo.simulator.users import Users
 
@@ -49,10 +49,11 @@ class Preferences:
         price = c.price_level[items]
         return np.column_stack([c.appeal[items], season, newness, price, -p.price_weight * price**2, c.style[items]])
 
-    def on_sale(self, items: Ints, days: Floats) -> Floats:
-        """Return whether items (n_items,) are in the shop at times (n,), shape (n, n_items), as bool."""
+    def on_sale(self, items: Ints, days: Floats) -> Mask:
+        """Return whether items (n_items,) are in the shop at times (n,), shape (n, n_items)."""
         created, retired = self.catalogue.created_day[items], self.catalogue.retired_day[items]
-        return (created[None, :] <= days[:, None]) & (days[:, None] < retired[None, :])
+        present: Mask = (created[None, :] <= days[:, None]) & (days[:, None] < retired[None, :])
+        return present
 
     def fit(self, users: Ints, items: Ints) -> Floats:
         """Return how well items suit users (style and price), about mean 0 and deviation 1 over random pairs."""
@@ -71,7 +72,7 @@ class Preferences:
         items = np.arange(len(self.catalogue.ids))
         when, who = np.array([day]), np.array([user])
         utility = (self.user_side(who, when) @ self.item_side(items).T)[0]
-        weight = np.where(self.on_sale(items, when)[0], np.exp(utility), 0.0)
+        weight = np.exp(np.where(self.on_sale(items, when)[0], utility, -np.inf))
         total = np.bincount(self.catalogue.category, weights=weight, minlength=self.params.n_categories)
         probability: Floats = self.taste_at(who, when)[0][self.catalogue.category] * weight
         return probability / total[self.catalogue.category]

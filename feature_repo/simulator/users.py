@@ -1,4 +1,4 @@
-"""The simulated users: hidden taste over categories, style, price level and novelty; how active they are and since when. PURE."""
+"""The simulated users: hidden tastes for categories, style, price and novelty; when and how active. PURE."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Start, stop
 def up(ctx: typer.Context) -> None:
     """Start Redis and MLflow and leave them running; other commands then reuse them.
 
-    Example:
+    Examples
+    --------
       larder services up
     """
     from larder.services.stack import Stack
@@ -57,7 +58,8 @@ def down(
 def status(ctx: typer.Context) -> None:
     """List the running services with their URLs and logs.
 
-    Example:
+    Examples
+    --------
       larder services status
     """
     from larder.services.process import records

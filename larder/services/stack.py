@@ -153,6 +153,11 @@ class Stack:
             If it ends or does not become ready; the message shows the end of its log.
         """
         running = start(service, self.settings.home, detach=self._detach)
+        before = self.services.get(service.name)
+        if before is not None and before.pid == running.pid:
+            return before
+        if before is not None:
+            before.stop()  # it has died; this forgets it
         self.services[service.name] = running
         if not running.ours:
             self._report(f"{service.name}: already running, pid {running.pid} {running.url}".rstrip())

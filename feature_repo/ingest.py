@@ -1,0 +1,317 @@
+"""Ingest: the one worker that folds the event stream into the online rows and writes the offline log behind.
+
+Exactly once in effect: a batch's rows and the watermark are written by one script, which refuses if the watermark is
+not where the batch was read (another worker, or one that came back from a long pause). Rows keep the `seq` they hold.
+The stream is trimmed only behind both the watermark and the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+import redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from feature_repo.errors import ConflictError, UnavailableError
+from feature_repo.events import LOG_SCHEMA, SEQ_COUNTER_BITS, stream_id_of
+from feature_repo.ingest_log import LiveLog
+from feature_repo.micro_batch import MicroBatch
+from feature_repo.online_keys import checked_project, events_key, status_key, watermark_key
+from feature_repo.redis_scripts import script_text
+from feature_repo.settings import Settings
+from feature_repo.stream import StreamBatch, decode_entries
+
+logger = logging.getLogger(__name__)
+
+#: Events folded at a time; Redis answers nobody else while the rows of a batch are written (about 10 µs an event).
+BATCH_EVENTS: Final = 250
+LOG_EVENTS: Final = 5_000
+LOG_EVERY_S: Final = 2.0
+STATUS_EVERY_S: Final = 1.0
+_RETRY_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+_FENCED: Final = -1
+#: What passes by itself: Redis away, starting, full or being replaced.
+_PASSING = (RedisConnectionError, RedisTimeoutError, OSError, OutOfMemoryError, ReadOnlyError)
+
+
+@dataclass(slots=True)
+class IngestStatus:
+    """Counters of the worker, published as JSON to `<project>:ingest:status` once a second."""
+
+    pid: int = field(default_factory=os.getpid)
+    started_ms: int = 0
+    updated_ms: int = 0
+    watermark: int = 0
+    log_watermark: int = 0
+    events: int = 0
+    batches: int = 0
+    malformed: int = 0
+    redis_errors: int = 0
+    log_errors: int = 0
+    #: Age of the newest folded event when its batch became visible; 0 while there is nothing to do.
+    lag_ms: int = 0
+    #: Everything accepted before this time is in the features.
+    current_ms: int = 0
+    #: Events per second over the last second.
+    rate: float = 0.0
+
+
+def read_status(client: redis.Redis, project: str) -> IngestStatus | None:
+    """Return what the worker last published; None if it never ran.
+
+    Raises
+    ------
+    UnavailableError
+        If Redis does not answer.
+    """
+    try:
+        raw = client.get(status_key(project))
+    except (RedisError, OSError) as error:
+        raise UnavailableError(f"Redis did not answer: {type(error).__name__}: {error}") from error
+    return msgspec.json.decode(raw, type=IngestStatus) if isinstance(raw, bytes) else None
+
+
+class IngestWorker:
+    """Folds accepted events in `seq` order.
+
+    Parameters
+    ----------
+    settings
+        Project and directories.
+    client
+        Client of the project's Redis for raw bytes, with a timeout of seconds rather than a request's.
+    batch_events
+        Events folded at a time.
+    """
+
+    def __init__(self, settings: Settings, client: redis.Redis, *, batch_events: int = BATCH_EVENTS) -> None:
+        self._settings = settings
+        self._project = checked_project(settings.project)
+        self._client = client
+        self._batch_events = batch_events
+        self._write = client.register_script(script_text("ingest_write"))
+        self._log: LiveLog | None = None
+        self._attempted = 0
+        self._unlogged = 0
+        self._log_due = self._status_due = 0.0
+        self._rate_from = (0.0, 0)
+        self.status = IngestStatus()
+
+    def start(self) -> None:
+        """Take the log's lock, read the watermark, compile the fold, and complete the log. Called once.
+
+        Raises
+        ------
+        ConflictError
+            If another worker of the project runs on this machine.
+        UnavailableError
+            If Redis cannot be reached.
+        """
+        self._log = LiveLog(self._settings)
+        try:
+            warm_up()
+            self.status.started_ms = _now_ms()
+            self.status.watermark = self._attempted = self._read_watermark()
+            self.flush()
+            self._publish()
+        except RedisError as error:
+            self.close()
+            raise UnavailableError(f"ingest cannot reach Redis: {type(error).__name__}: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Release the log's lock."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def step(self, wait_ms: int = 0) -> int:
+        """Fold the next events of the stream, `batch_events` at most.
+
+        Parameters
+        ----------
+        wait_ms
+            How long to wait for an event if there is none; 0 returns at once.
+
+        Returns
+        -------
+        int
+            How many entries of the stream were dealt with.
+
+        Raises
+        ------
+        ConflictError
+            If another writer has moved the watermark: this worker must stop.
+        redis.exceptions.RedisError
+            If Redis fails; the batch is then written as a whole or not at all.
+        """
+        asked_ms = _now_ms()
+        after = stream_id_of(self.status.watermark)
+        answer: Any = self._client.xread({events_key(self._project): after}, self._batch_events, wait_ms or None)
+        # RESP2 answers a list of (key, entries), RESP3 a dict of key to entries in one more list.
+        streams = list(answer.values()) if isinstance(answer, dict) else [entries for _, entries in answer or ()]
+        if not streams:
+            self.status.lag_ms, self.status.current_ms = 0, asked_ms
+            return 0
+        entries = streams[0] if not isinstance(answer, dict) else streams[0][0]
+        batch = decode_entries(entries)
+        self._fold(batch)
+        self.status.events += batch.table.num_rows
+        self.status.batches += 1
+        self.status.malformed += len(batch.malformed)
+        self._unlogged += len(entries)
+        self.status.current_ms = batch.last_seq >> SEQ_COUNTER_BITS
+        self.status.lag_ms = max(_now_ms() - self.status.current_ms, 0)
+        return len(entries)
+
+    def flush(self) -> None:
+        """Write the log up to the watermark, and trim the stream behind both.
+
+        Raises
+        ------
+        OSError
+            If the log cannot be written; what is missing stays in the stream and is written by the next call.
+        """
+        if self._log is None:
+            raise AssertionError("flush before start")
+        key = events_key(self._project)
+        while self._log.watermark < self.status.watermark:
+            after, until = stream_id_of(self._log.watermark), stream_id_of(self.status.watermark)
+            entries: Any = self._client.xrange(key, f"({after}", until, LOG_EVENTS)
+            if not entries:
+                break
+            self._log.append(decode_entries(entries))
+        self._unlogged = 0
+        self.status.log_watermark = self._log.watermark
+        if self._log.watermark:
+            self._client.xtrim(key, minid=stream_id_of(min(self._log.watermark, self.status.watermark)))
+
+    def run(self, stop: threading.Event, on_ready: Callable[[IngestStatus], None] | None = None) -> None:
+        """Work until told to stop; Redis or the log's disk being away is waited out.
+
+        Parameters
+        ----------
+        stop
+            Ends the work after the batch at hand; the log is completed then.
+        on_ready
+            Called once, when the first event could be folded.
+
+        Raises
+        ------
+        ConflictError
+            If another worker runs, or Redis holds something else under a key of ours.
+        """
+        if self._log is None:
+            self.start()
+        if on_ready is not None:
+            on_ready(self.status)
+        failures = 0
+        try:
+            while not stop.is_set():
+                try:
+                    if failures:
+                        self._find_place()
+                    self.step(wait_ms=200)
+                    self._maintain()
+                    failures = 0
+                except _PASSING as error:
+                    self.status.redis_errors += 1
+                    if not failures:
+                        logger.warning("ingest waits for Redis: %s: %s", type(error).__name__, error)
+                    stop.wait(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
+                    failures += 1
+            self._finish()
+        except ResponseError as error:
+            raise ConflictError(f"Redis refuses a command of ingest: {error}") from error
+        finally:
+            self.close()
+
+    def _fold(self, batch: StreamBatch) -> None:
+        work = MicroBatch(self._project, batch.table)
+        pipeline = self._client.pipeline(transaction=False)
+        for command in work.read_commands():
+            pipeline.execute_command(*command)  # type: ignore[no-untyped-call] # redis-py has no types there
+        work.fold(pipeline.execute())
+        keys, arguments = work.write_arguments(self.status.watermark, batch.last_seq)
+        self._attempted = batch.last_seq
+        if self._write(keys=keys, args=arguments) == _FENCED:
+            raise self._fenced()
+        self.status.watermark = batch.last_seq
+
+    def _find_place(self) -> None:
+        """After a failure, learn whether the last batch was written before the answer got lost."""
+        place = self._read_watermark()
+        if place not in (self.status.watermark, self._attempted):
+            raise self._fenced()
+        self.status.watermark = place
+
+    def _read_watermark(self) -> int:
+        raw: Any = self._client.get(watermark_key(self._project))
+        return int(raw or 0)
+
+    def _fenced(self) -> ConflictError:
+        return ConflictError(
+            f"another writer moved the watermark of project {self._project!r} away from {self.status.watermark}; this "
+            "worker stops and wrote nothing of its last batch: run exactly one `larder ingest run` per project"
+        )
+
+    def _maintain(self) -> None:
+        now = time.monotonic()
+        if self._unlogged and (now >= self._log_due or self._unlogged >= LOG_EVENTS):
+            self._log_due = now + LOG_EVERY_S
+            self._try_flush()
+        if now >= self._status_due:
+            self._publish()
+            self._status_due = now + STATUS_EVERY_S
+
+    def _try_flush(self) -> None:
+        try:
+            self.flush()
+        except RedisError:
+            raise
+        except OSError as error:
+            self.status.log_errors += 1
+            self._unlogged = max(self._unlogged, 1)
+            logger.warning("ingest cannot write the offline log, the events stay in the stream: %s", error)
+
+    def _publish(self) -> None:
+        now = time.monotonic()
+        then, events = self._rate_from
+        self.status.rate = round((self.status.events - events) / (now - then), 1) if then else 0.0
+        self._rate_from = (now, self.status.events)
+        self.status.updated_ms = _now_ms()
+        self._client.set(status_key(self._project), msgspec.json.encode(self.status))
+
+    def _finish(self) -> None:
+        """Complete the log before the end; where Redis is away, the next start does."""
+        try:
+            self._try_flush()
+            self._publish()
+        except _PASSING as error:
+            logger.warning("ingest ends without completing the log (the next start does): %s", error)
+
+
+def warm_up() -> None:
+    """Compile the fold (or load it compiled), so that the first event does not wait for it."""
+    types = {"string": "x", "double": 1.0, "int64": 1, "timestamp[us, tz=UTC]": 1}
+    columns: dict[str, Any] = {f.name: [types[str(f.type)]] for f in LOG_SCHEMA} | {"event_type": ["view"]}
+    table = pa.table([pa.array(columns[f.name], f.type) for f in LOG_SCHEMA], schema=LOG_SCHEMA)
+    work = MicroBatch("warm-up", table)
+    work.fold([[None] * 1 for _ in work.read_commands()])
+    work.write_arguments(0, 1)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,164 @@
+"""The live part of the offline log: accepted events as Parquet files by day, written by ingest behind the fold.
+
+A file holds a run of events that follow each other in the stream and fall on one UTC day of feature time; its name
+says the first and the last `seq` in it. So how far the log reaches can always be told from the names, after any crash,
+and what is missing is still in the stream, which is trimmed behind the log only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from feature_repo.errors import ConflictError
+from feature_repo.events import QUARANTINE_SCHEMA
+from feature_repo.settings import Settings
+from feature_repo.stream import StreamBatch
+from feature_repo.views import DAY_US
+
+_NAME = re.compile(r"live-(\d+)-(\d+)\.parquet")
+_TEMPORARY = ".live-*.tmp"
+
+
+def log_watermark(events_dir: Path) -> int:
+    """Return the `seq` of the last live event in the log, from the names of its files; 0 if there is none."""
+    return max((-last for _, last, _ in _live_files(events_dir)), default=0)
+
+
+def _live_files(events_dir: Path) -> list[tuple[int, int, Path]]:
+    """Return (first seq, minus last seq, path) of the live files, sorted: a file before those it contains."""
+    names = ((_NAME.fullmatch(path.name), path) for path in events_dir.glob("day=*/live-*.parquet"))
+    return sorted((int(match[1]), -int(match[2]), path) for match, path in names if match)
+
+
+class LiveLog:
+    """Appends events of the stream to the offline log. One writer per directory, held by a lock.
+
+    Attributes
+    ----------
+    watermark
+        `seq` of the last event in the log; 0 if there is none.
+
+    Raises
+    ------
+    ConflictError
+        If another process writes the log, or files overlap so that it is not clear which counts.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._directory = settings.events_dir
+        self._quarantine = settings.quarantine_dir
+        self._source = f"{settings.project}:events"
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._lock = self._locked()
+        for leftover in self._directory.glob(f"day=*/{_TEMPORARY}"):
+            leftover.unlink()
+        self.watermark = self._checked_watermark()
+
+    def close(self) -> None:
+        """Let another process write the log."""
+        self._lock.close()
+
+    def append(self, batch: StreamBatch) -> None:
+        """Write the events of a batch that the log does not have; they are safely on disk when this returns.
+
+        Raises
+        ------
+        OSError
+            If the disk is full or away; part of the batch may be written, and appending it again is safe.
+        """
+        if batch.malformed:
+            self._set_aside(batch)
+        table = batch.table.filter(pc.greater(batch.table["seq"], self.watermark))
+        days = self._days(table)
+        starts = np.flatnonzero(np.r_[True, days[1:] != days[:-1]][: len(days)]).tolist()
+        for start, end in zip(starts, [*starts[1:], len(days)], strict=True):
+            self._write_run(table.slice(start, end - start), int(days[start]))
+        self.watermark = max(self.watermark, batch.last_seq)
+
+    @staticmethod
+    def _days(table: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """Return each event's UTC day of feature time, days since the epoch."""
+        time = pc.max_element_wise(table["event_timestamp"].cast(pa.int64()), table["received_at"].cast(pa.int64()))
+        days: np.ndarray[tuple[int], np.dtype[np.int64]] = time.to_numpy() // DAY_US
+        return days
+
+    def _write_run(self, run: pa.Table, day: int) -> None:
+        first, last = run["seq"][0].as_py(), run["seq"][-1].as_py()
+        directory = self._directory / f"day={datetime.fromtimestamp(day * 86_400, UTC).date().isoformat()}"
+        if not directory.is_dir():
+            directory.mkdir()
+            _sync(self._directory)
+        _write(run, directory / f"live-{first}-{last}.parquet")
+        self.watermark = last
+
+    def _set_aside(self, batch: StreamBatch) -> None:
+        """Keep stream entries that are no events in a quarantine file named by the first one's `seq`."""
+        self._quarantine.mkdir(parents=True, exist_ok=True)
+        rows = [
+            {
+                "source": self._source,
+                "row": seq,
+                "reason": "undecodable_payload",
+                "detail": f"{len(payload)} bytes",
+                "raw": json.dumps(payload.hex()),
+            }
+            for seq, payload in batch.malformed
+        ]
+        table = pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA)
+        _write(table, self._quarantine / f"live-{batch.malformed[0][0]}-{batch.malformed[-1][0]}.parquet")
+
+    def _checked_watermark(self) -> int:
+        """Return the last `seq` of all files; a file whose events another one holds as well is removed."""
+        reached = 0
+        for first, negative_last, path in _live_files(self._directory):
+            if -negative_last <= reached:
+                path.unlink()
+            elif first <= reached:
+                raise ConflictError(
+                    f"{path} begins at seq {first}, but the log before it reaches seq {reached}: two writers wrote "
+                    "this log; move one of the two files away"
+                )
+            reached = max(reached, -negative_last)
+        return reached
+
+    def _locked(self) -> IO[str]:
+        handle = (self._directory / ".writer.lock").open("a")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.close()
+            raise ConflictError(
+                f"another ingest worker writes {self._directory}; a project has exactly one (stop it first)"
+            ) from None
+        return handle
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    """Write a Parquet file that is either whole or not there."""
+    temporary = path.with_name(f".{path.stem}.tmp")
+    with temporary.open("wb") as handle:
+        pq.write_table(table, handle, compression="zstd", coerce_timestamps="us")
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+    _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    """Make the names in a directory durable."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

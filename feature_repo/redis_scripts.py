@@ -1,0 +1,59 @@
+"""The Lua scripts that make writes to Redis atomic, and the connections they run on."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from feature_repo.settings import Settings
+
+_DIRECTORY = Path(__file__).parent
+_WITH_ROW_ORDER = frozenset({"row_write", "ingest_write"})
+
+
+@cache
+def script_text(name: str) -> str:
+    """Return the text of a script of this folder, by name without suffix."""
+    text = (_DIRECTORY / f"{name}.lua").read_text("utf-8")
+    return (_DIRECTORY / "row_order.lua").read_text("utf-8") + text if name in _WITH_ROW_ORDER else text
+
+
+def connect(settings: Settings, *, timeout_ms: int | None = None) -> redis.Redis:
+    """Return a client of the project's Redis for raw bytes, which waits `timeout_ms` at most and never retries.
+
+    Parameters
+    ----------
+    settings
+        Host, port, and the timeout of requests, which is the default.
+    timeout_ms
+        Another timeout, for work outside requests.
+    """
+    timeout_ms = settings.redis_timeout_ms if timeout_ms is None else timeout_ms
+    return connect_to(settings.redis_host, settings.redis_port, timeout_ms)
+
+
+def connect_async(settings: Settings, *, timeout_ms: int | None = None) -> redis.asyncio.Redis:
+    """Return the asynchronous twin of `connect`."""
+    timeout_ms = settings.redis_timeout_ms if timeout_ms is None else timeout_ms
+    return connect_to_async(settings.redis_host, settings.redis_port, timeout_ms)
+
+
+def connect_to(host: str, port: int, timeout_ms: int) -> redis.Redis:
+    """Return a client for raw bytes. The library's own timeouts and retries would hang a request for half a minute."""
+    return redis.Redis(host=host, port=port, **_limits(timeout_ms), retry=Retry(NoBackoff(), 0))
+
+
+def connect_to_async(host: str, port: int, timeout_ms: int) -> redis.asyncio.Redis:
+    """Return the asynchronous twin of `connect_to`."""
+    return redis.asyncio.Redis(host=host, port=port, **_limits(timeout_ms), retry=AsyncRetry(NoBackoff(), 0))
+
+
+def _limits(timeout_ms: int) -> dict[str, Any]:
+    return {"socket_timeout": timeout_ms / 1000, "socket_connect_timeout": timeout_ms / 1000, "decode_responses": False}

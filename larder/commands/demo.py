@@ -1,0 +1,120 @@
+"""`larder demo`: the whole story, from events to a served answer."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from larder.session import settings_of
+
+if TYPE_CHECKING:
+    from feature_repo.settings import Settings
+    from larder.services.stack import Stack
+    from larder.story.tell import Story
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def demo(
+    ctx: typer.Context,
+    dataset: Annotated[str, typer.Option(help="simulator or online_retail.")] = "simulator",
+    once: Annotated[bool, typer.Option("--once", help="End and clean up instead of waiting for Ctrl-C.")] = False,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Train a new version even if there is a champion.")
+    ] = False,
+    windows: Annotated[int, typer.Option(min=1, max=20, help="Rolling windows the ranker learns from.")] = 4,
+    events: Annotated[int | None, typer.Option(min=1000, help="How many events the simulator makes.")] = None,
+) -> None:
+    """Start everything, train, gate, serve, and show what an application and a user see.
+
+    Starts a real redis-server, an MLflow server, the ingest worker and the API under the home directory (.larder),
+    and leaves them running until Ctrl-C. A second run reuses data, features and champion.
+
+    Examples
+    --------
+      larder demo
+      larder demo --once
+      larder demo --dataset online_retail --once
+    """
+    from larder.results import write_results
+    from larder.services.stack import Stack
+    from larder.story.prepare import Clock, chapter, prepare_champion, prepare_features
+    from larder.story.serve import serve
+
+    settings = settings_of(ctx, dataset)
+    clock = Clock()
+    options = {"n_events": events} if events and dataset == "simulator" else {}
+    with Stack(settings) as stack:
+        data_hash = prepare_features(stack.settings, dataset, clock, options)
+        quality = prepare_champion(stack, data_hash, clock, windows=windows, retrain=retrain)
+        with clock.part("start API and ingest"):
+            base_url = serve(stack)
+        story = _tell(stack.settings, base_url)
+        figures = {**story.figures(), **quality, **{f"seconds.{name}": s for name, s in clock.seconds.items()}}
+        path, missed = write_results(stack.settings, f"demo-{stack.settings.project}", figures, _targets(quality))
+        chapter(9, "Where to look")
+        _addresses(stack, base_url)
+        print("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in clock.seconds.items()))
+        print(f"figures: {path}" + (f"; missed: {', '.join(missed)}" if missed else ""))
+        if once or not sys.stdin.isatty():
+            print("Ending and cleaning up (no terminal, or --once); the data stay for the next run.")
+            return
+        print("\nEverything keeps running. Ctrl-C ends it.", flush=True)
+        _wait()
+
+
+def _tell(settings: Settings, base_url: str) -> Story:
+    from larder.story.prepare import chapter
+    from larder.story.tell import Story, Teller
+    from larder_client.client import LarderClient
+
+    with LarderClient(base_url, timeout_s=5.0) as client:
+        teller = Teller(settings, client)
+        chapter(5, "What everybody gets, and what two people get")
+        overlap = teller.people()
+        chapter(6, "Clicks change the features, and the next list")
+        items, features, waited = teller.clicks()
+        chapter(7, "A new user, after one click")
+        newcomer = teller.newcomer()
+        chapter(8, "How fast")
+        p50, p95 = teller.latency()
+    return Story(overlap, items, features, waited, newcomer, p50, p95)
+
+
+def _targets(quality: Mapping[str, float]) -> dict[str, tuple[str, float]]:
+    """Return what the demo promises."""
+    targets: dict[str, tuple[str, float]] = {
+        "items_changed_by_clicks": (">=", 1),
+        "new_user_items_changed": (">=", 1),
+        "visible_after_s": ("<", 1.0),
+        "p95_ms": ("<", 50.0),
+    }
+    if quality:
+        targets |= {"gain_low": (">", 0.0), "auc": (">", 0.85)}
+    return targets
+
+
+def _addresses(stack: Stack, base_url: str) -> None:
+    print(f"API            {base_url}/docs")
+    print(f"metrics        {base_url}/metrics")
+    print(f"MLflow         {stack.settings.tracking_uri}")
+    print(f"data and logs  {stack.settings.root}, {stack.settings.home / 'logs'}")
+    print(
+        f"try            curl -s {base_url}/v1/recommendations -H 'content-type: application/json' "
+        """-d '{"user_id": "u1", "k": 5}'"""
+    )
+
+
+def _wait() -> None:
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the clean-up
+        print("\nStopping the services.")

@@ -1,0 +1,70 @@
+"""`larder ingest`: the worker that folds live events into the features, and what it is doing."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import typer
+
+from feature_repo.errors import NotFoundError
+from larder.session import settings_of
+
+if TYPE_CHECKING:
+    from feature_repo.ingest import IngestStatus
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Fold live events into the features.")
+
+#: Ingest is no request: it waits longer for Redis than the API does.
+_TIMEOUT_MS = 5_000
+
+
+@app.command()
+def run(ctx: typer.Context) -> None:
+    """Fold accepted events until stopped (Ctrl-C or SIGTERM); a project has exactly one such worker.
+
+    Example:
+      larder --project simulator ingest run
+    """
+    import logging
+    import signal
+    import threading
+
+    from feature_repo.ingest import IngestWorker
+    from feature_repo.redis_scripts import connect
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    settings = settings_of(ctx)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+    def ready(status: IngestStatus) -> None:
+        print(f"ingest ready: project {settings.project}, watermark {status.watermark}", flush=True)
+
+    with closing(connect(settings, timeout_ms=_TIMEOUT_MS)) as client:
+        worker = IngestWorker(settings, client)
+        worker.run(stop, ready)
+    status = worker.status
+    print(f"ingest stopped: {status.events} events in {status.batches} batches, watermark {status.watermark}")
+
+
+@app.command()
+def status(ctx: typer.Context) -> None:
+    """Say what the worker last reported.
+
+    Example:
+      larder ingest status
+    """
+    from dataclasses import asdict
+
+    from feature_repo.ingest import read_status
+    from feature_repo.redis_scripts import connect
+
+    settings = settings_of(ctx)
+    with closing(connect(settings, timeout_ms=_TIMEOUT_MS)) as client:
+        found = read_status(client, settings.project)
+    if found is None:
+        raise NotFoundError(f"no ingest worker of project {settings.project!r} ever ran; start `larder ingest run`")
+    for name, value in asdict(found).items():
+        print(f"{name:<14} {value}")

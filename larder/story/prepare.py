@@ -1,0 +1,99 @@
+"""First half of the demo: data, features, a trained model, and the gate's verdict. Each step reuses what is there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+
+from feature_repo.errors import LarderError
+from feature_repo.settings import Settings
+from larder.services.stack import Stack
+from larder.story.data import ensure_data
+from larder.story.steps import PhaseProgress
+
+
+class Clock:
+    """Seconds of each part of the demo, for the summary."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time a block."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def chapter(number: int, title: str) -> None:
+    """Print a chapter heading."""
+    print(f"\n{number}. {title}\n{'-' * (len(title) + 3)}", flush=True)
+
+
+def prepare_features(settings: Settings, dataset: str, clock: Clock, options: dict[str, int]) -> str:
+    """Import the data set, fold it, tell Feast, fill Redis; return the data hash."""
+    from feature_repo.backfill import backfill
+    from feature_repo.event_log import read_report
+    from feature_repo.materialize import materialize
+    from feature_repo.store import apply
+
+    chapter(1, "Events in")
+    with clock.part("import"):
+        data_hash = ensure_data(settings, dataset, end=datetime.now(UTC), options=options)
+    report = read_report(settings)
+    print(f"{report.accepted:,} events of {report.users:,} users on {report.items:,} items were accepted; of")
+    print(f"{report.rows_read:,} rows read, {sum(report.quarantined.values()):,} are in quarantine with their reasons:")
+    print("  " + (", ".join(f"{count:,} {reason}" for reason, count in report.quarantined.items()) or "none"))
+    if report.shift_weeks:
+        print(f"All times were moved by {report.shift_weeks} whole weeks, so that the history ends now.")
+
+    chapter(2, "One definition of every feature: Parquet for training, Redis for serving")
+    with clock.part("features"), PhaseProgress() as report_phase:
+        folded = backfill(settings, on_progress=partial(report_phase, "backfill"))
+        report_phase("feast apply", 0, 1)
+        apply(settings)
+        report_phase("feast apply", 1, 1)
+        loaded = materialize(settings, on_progress=partial(report_phase, "materialize to Redis"))
+    print(f"{folded.events:,} new events folded; rows in Redis: ", end="")
+    print(", ".join(f"{count:,} {view}" for view, count in loaded.rows.items()))
+    return data_hash
+
+
+def prepare_champion(stack: Stack, data_hash: str, clock: Clock, *, windows: int, retrain: bool) -> dict[str, float]:
+    """Train, register, gate and promote, unless there is a champion already; return the figures of the evaluation."""
+    from deployment.promotion import ControlPlane
+    from larder.commands.models import print_verdict
+    from larder.commands.train import print_result
+    from training.tracking import register_training
+    from training.train import TrainConfig, train
+
+    settings = stack.settings
+    chapter(3, "A two-stage model, trained and judged on what came after")
+    with clock.part("start MLflow"):
+        stack.wait()
+    plane = ControlPlane(settings)
+    if plane.store.plan() is not None and not retrain:
+        plan = plane.store.plan()
+        print(
+            f"There is a champion already: version {plan.stable.model_version if plan else ''} (--retrain trains anew)"
+        )
+        plane.publish()
+        return {}
+    with clock.part("train"), PhaseProgress() as report:
+        result = train(settings, TrainConfig(windows=windows), data_hash, report)
+    print_result(result)
+    with clock.part("register"):
+        registered = register_training(settings, result)
+    print(f"MLflow has the run with parameters, figures, plots and the bundle: {registered.url(settings)}")
+
+    chapter(4, "The gate")
+    with clock.part("gate"), PhaseProgress() as report:
+        promotion = plane.promote(registered.version, why="demo", progress=report)
+    print_verdict(promotion)
+    if promotion.plan is None:
+        raise LarderError("the demo's model did not pass the gate; the verdict above says why")
+    return result.evaluation.flat()

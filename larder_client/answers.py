@@ -1,0 +1,118 @@
+"""What the API takes and answers, as typed records. Fields the server adds later are ignored."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+
+class Event(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One event to send. `event_id` makes it safe to send the same object again: it counts once."""
+
+    user_id: str
+    item_id: str
+    event_type: str  #: impression, view, cart, purchase, cancel, like, dislike, rating, confirm or reject
+    event_id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
+    event_timestamp: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
+    value: float | None = None  #: money in minor units (price x quantity), or the rating
+    price: int | None = None  #: of one, minor units; the catalogue's if None
+    quantity: int | None = None
+    session_id: str | None = None
+    request_id: str | None = None  #: the recommendation it answers
+    rank: int | None = None  #: and the place of the item in that list
+    context: dict[str, Any] | None = None
+
+
+class EventResult(msgspec.Struct):
+    """What became of one event."""
+
+    event_id: str | None
+    status: str  #: accepted, duplicate or rejected
+    seq: int | None = None
+    reason: str | None = None
+
+
+class EventResults(msgspec.Struct):
+    """What became of a batch of events; `results` are in the order sent."""
+
+    accepted: int
+    duplicates: int
+    rejected: int
+    results: list[EventResult]
+
+
+class RankedItem(msgspec.Struct):
+    """One item of a list; `rank` counts from 1."""
+
+    item_id: str
+    rank: int
+    score: float
+    source: str
+
+
+class Answer(msgspec.Struct, kw_only=True):
+    """What every answer of a model says about how it was made."""
+
+    request_id: str
+    model_version: str | None
+    bundle_id: str | None
+    arm: str
+    level: str  #: rung of the ladder: full, or a lower one (`reasons` say why)
+    reasons: list[str]
+    feature_age_s: float | None
+
+
+class Recommendations(Answer, kw_only=True):
+    """A slate for a user."""
+
+    user_id: str
+    items: list[RankedItem]
+
+
+class ItemList(Answer, kw_only=True):
+    """Similar or popular items."""
+
+    items: list[RankedItem]
+
+
+class ScoredPair(msgspec.Struct):
+    """Calibrated probability for one (user, item) pair."""
+
+    user_id: str
+    item_id: str
+    probability: float
+    reasons: list[str]
+
+
+class Scores(Answer, kw_only=True):
+    """Probabilities, in the order of the pairs asked for."""
+
+    scores: list[ScoredPair]
+
+
+class Readiness(msgspec.Struct):
+    """Whether recommendations can be made, and what is not as it should be."""
+
+    status: str  #: ready, degraded or not_ready
+    bundle_id: str | None = None
+    model_version: str | None = None
+    feature_age_s: float | None = None
+    problems: list[str] = []
+
+
+class ErrorBody(msgspec.Struct):
+    """An error as the API describes it."""
+
+    code: str
+    message: str
+    field: str | None = None
+    hint: str | None = None
+
+
+class ErrorAnswer(msgspec.Struct):
+    """The body of every 4xx and 5xx answer."""
+
+    error: ErrorBody

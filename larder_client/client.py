@@ -1,0 +1,194 @@
+"""The typed HTTP client of Larder's API: `LarderClient`, and `AsyncLarderClient` with the same methods to await."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from larder_client import calls
+from larder_client.answers import Event, EventResults, ItemList, Readiness, Recommendations, Scores
+from larder_client.calls import ApiUnavailableError, Call, Repeats
+
+T = TypeVar("T")
+
+_HEADERS = {"content-type": "application/json", "accept": "application/json"}
+
+
+class LarderClient:
+    """Synchronous client; keeps connections open, so use one for many requests and close it (or use `with`).
+
+    Every method raises `larder_client.calls.ApiError` where the API refuses or fails, and its subclass
+    `ApiUnavailableError` where no answer comes within `timeout_s`.
+
+    Parameters
+    ----------
+    base_url
+        For example "http://127.0.0.1:8099".
+    timeout_s
+        Longest wait for a connection, and for each part of an answer.
+    """
+
+    def __init__(self, base_url: str, timeout_s: float = 2.0) -> None:
+        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, headers=_HEADERS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def recommend(
+        self,
+        user_id: str,
+        k: int = 20,
+        *,
+        exclude: Sequence[str] = (),
+        repeats: Repeats | None = None,
+        request_id: str | None = None,
+    ) -> Recommendations:
+        """Return `k` items for a user; an unknown user gets an answer too.
+
+        Parameters
+        ----------
+        exclude
+            Items that must not be shown.
+        repeats
+            Whether items the user dealt with recently may be shown; None: as the model was made for.
+        request_id
+            Your id of this request; one is made up if None.
+        """
+        return self._call(calls.recommend(user_id, k, exclude, repeats, request_id))
+
+    def similar(self, item_id: str, k: int = 20) -> ItemList:
+        """Return items that go with an item."""
+        return self._call(calls.similar(item_id, k))
+
+    def popular(self, k: int = 20, category: str | None = None, window: str | None = None) -> ItemList:
+        """Return what is popular, in all categories or one; `window` ("1d" to "90d", "all") is the half-life."""
+        return self._call(calls.popular(k, category, window))
+
+    def score(self, pairs: Iterable[tuple[str, str]]) -> Scores:
+        """Return the probability for each (user_id, item_id)."""
+        return self._call(calls.score(pairs))
+
+    def send(self, events: Iterable[Event]) -> EventResults:
+        """Send events; after an `ApiUnavailableError` send the same objects again, each counts once."""
+        return self._call(calls.send(events))
+
+    def live(self) -> bool:
+        """Whether the process answers."""
+        try:
+            return self._request("GET", "/livez").is_success
+        except ApiUnavailableError:
+            return False
+
+    def readiness(self) -> Readiness:
+        """Return whether it can recommend, and what is not as it should be."""
+        return self._call(calls.readiness())
+
+    def metrics(self) -> str:
+        """Return the Prometheus metrics as text."""
+        return calls.read_text(self._request("GET", "/metrics"))
+
+    def _call(self, call: Call[T]) -> T:
+        return call.read(self._request(call.method, call.path, params=call.params, content=call.content()))
+
+    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, path, **options)
+        except httpx.TransportError as error:
+            raise ApiUnavailableError(_why(method, path, error)) from error
+
+
+class AsyncLarderClient:
+    """The same client for `await`; see `LarderClient`."""
+
+    def __init__(self, base_url: str, timeout_s: float = 2.0) -> None:
+        self._http = httpx.AsyncClient(base_url=base_url, timeout=timeout_s, headers=_HEADERS)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def recommend(
+        self,
+        user_id: str,
+        k: int = 20,
+        *,
+        exclude: Sequence[str] = (),
+        repeats: Repeats | None = None,
+        request_id: str | None = None,
+    ) -> Recommendations:
+        """Return `k` items for a user; an unknown user gets an answer too.
+
+        Parameters
+        ----------
+        exclude
+            Items that must not be shown.
+        repeats
+            Whether items the user dealt with recently may be shown; None: as the model was made for.
+        request_id
+            Your id of this request; one is made up if None.
+        """
+        return await self._call(calls.recommend(user_id, k, exclude, repeats, request_id))
+
+    async def similar(self, item_id: str, k: int = 20) -> ItemList:
+        """Return items that go with an item."""
+        return await self._call(calls.similar(item_id, k))
+
+    async def popular(self, k: int = 20, category: str | None = None, window: str | None = None) -> ItemList:
+        """Return what is popular, in all categories or one; `window` ("1d" to "90d", "all") is the half-life."""
+        return await self._call(calls.popular(k, category, window))
+
+    async def score(self, pairs: Iterable[tuple[str, str]]) -> Scores:
+        """Return the probability for each (user_id, item_id)."""
+        return await self._call(calls.score(pairs))
+
+    async def send(self, events: Iterable[Event]) -> EventResults:
+        """Send events; after an `ApiUnavailableError` send the same objects again, each counts once."""
+        return await self._call(calls.send(events))
+
+    async def live(self) -> bool:
+        """Whether the process answers."""
+        try:
+            return (await self._request("GET", "/livez")).is_success
+        except ApiUnavailableError:
+            return False
+
+    async def readiness(self) -> Readiness:
+        """Return whether it can recommend, and what is not as it should be."""
+        return await self._call(calls.readiness())
+
+    async def metrics(self) -> str:
+        """Return the Prometheus metrics as text."""
+        return calls.read_text(await self._request("GET", "/metrics"))
+
+    async def _call(self, call: Call[T]) -> T:
+        return call.read(await self._request(call.method, call.path, params=call.params, content=call.content()))
+
+    async def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            return await self._http.request(method, path, **options)
+        except httpx.TransportError as error:
+            raise ApiUnavailableError(_why(method, path, error)) from error
+
+
+def _why(method: str, path: str, error: httpx.TransportError) -> str:
+    return f"{method} {path}: {type(error).__name__} {error}".rstrip()

@@ -1,0 +1,141 @@
+"""`create_app`: puts the service together. Everything it needs comes in as settings; nothing happens at import."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import time
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from redis.asyncio import Redis
+
+from feature_repo.online_reader import AsyncOnlineReader
+from feature_repo.settings import Settings
+from serving import problems
+from serving.background import BackgroundWork
+from serving.event_intake import EventIntake
+from serving.feature_reads import FeatureReads
+from serving.http import MeasuredApp
+from serving.impressions import ImpressionLog
+from serving.ingest_status import read_ingest
+from serving.item_lists import ItemListService
+from serving.item_table_source import ItemTableSource
+from serving.metrics import Metrics
+from serving.recommend import RecommendationService
+from serving.redis_client import BACKGROUND_TIMEOUT_S, RedisGuard, connect
+from serving.release_loader import ReleaseLoader
+from serving.routes_admin import admin_routes
+from serving.routes_events import event_routes
+from serving.routes_health import health_routes
+from serving.routes_items import item_routes
+from serving.routes_recommendations import recommendation_routes
+from serving.routes_score import score_routes
+from serving.score import ScoreService
+from serving.state import ServingState
+
+_DESCRIPTION = """\
+Recommendations, similar and popular items, scores, and the events that change them.
+
+Every list says how it was made: `model_version`, `bundle_id`, `arm`, `level` of the ladder, `reasons`, `feature_age_s`.
+Errors have one format: `{"error": {"code", "message", "field", "hint"}}`.
+"""
+
+
+def now_us() -> int:
+    """Wall clock in µs since the epoch, UTC."""
+    return time.time_ns() // 1000
+
+
+def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
+    """Make the service of one project.
+
+    Parameters
+    ----------
+    settings
+        Where Redis, bundles and plan are, and how long to wait.
+    redis
+        Client to use instead of one made from the settings; closed by whoever made it.
+    """
+    client = redis if redis is not None else connect(settings)
+    metrics = Metrics()
+    guard = RedisGuard(settings.redis_timeout_ms / 1000)
+    reader = AsyncOnlineReader(client, settings.project)
+    state = ServingState(ItemTableSource(reader, now_us))
+    loader = ReleaseLoader(settings, client, state, metrics)
+    impressions = ImpressionLog(settings.impressions_dir, metrics.impressions_dropped.inc)
+    reads = FeatureReads(reader, guard, metrics)
+    recommendations = RecommendationService(state, reads, impressions, metrics, now_us)
+    intake = EventIntake(settings.project, client, guard, state, metrics, now_us)
+    _observe(metrics, state, impressions)
+
+    async def refresh() -> None:
+        async with asyncio.timeout(BACKGROUND_TIMEOUT_S):
+            await state.items.refresh()
+            state.ingest = await read_ingest(client, settings.project, reader)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        impressions.start()
+        works = [
+            BackgroundWork("item table", settings.item_refresh_ms / 1000, refresh, state.problems),
+            BackgroundWork("plan", settings.plan_poll_ms / 1000, loader.poll, state.problems),
+        ]
+        await asyncio.gather(*(work.run_once() for work in works))
+        gc.collect()
+        gc.freeze()  # what is loaded stays: the collector need not walk over it in the middle of requests
+        for work in works:
+            work.start()
+        try:
+            yield
+        finally:
+            await asyncio.gather(*(work.stop() for work in works))
+            await asyncio.to_thread(impressions.stop)
+            if redis is None:
+                await client.aclose()
+
+    app = FastAPI(
+        title="Larder",
+        version=version("larder"),
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.serving = state
+    app.state.metrics = metrics
+    problems.install(app)
+    for router in (
+        recommendation_routes(recommendations, metrics),
+        item_routes(ItemListService(state, now_us)),
+        score_routes(ScoreService(state, reads, now_us)),
+        event_routes(intake),
+        admin_routes(state, reads, now_us),
+        health_routes(state, guard, metrics, now_us),
+    ):
+        app.include_router(router)
+    app.add_middleware(MeasuredApp, metrics=metrics)
+    return app
+
+
+def _observe(metrics: Metrics, state: ServingState, impressions: ImpressionLog) -> None:
+    """Register what is read when Prometheus asks."""
+    nan = float("nan")
+
+    def feature_age_s() -> float:
+        age = state.feature_age_s(now_us())
+        return nan if age is None else age
+
+    metrics.observe("feature_age_seconds", "Time since the features were complete", feature_age_s)
+    metrics.observe("item_table_age_seconds", "Time since the item table was last compared", lambda: state.items.age_s)
+    metrics.observe("item_table_items", "Items in the item table", lambda: len(state.table or ()))
+    metrics.observe("impressions_waiting_records", "Records waiting to be written", lambda: impressions.waiting)
+    metrics.observe("ready_status", "1 if recommendations can be made", lambda: float(state.ready))
+    metrics.observe("ingest_lag_seconds", "Age of events when they became visible", lambda: state.ingest.lag_ms / 1e3)
+    metrics.observe("ingest_rate", "Events folded per second", lambda: state.ingest.rate)
+
+
+def app_from_environment() -> FastAPI:
+    """Make the service from the settings of file and environment; for servers that start several processes."""
+    return create_app(Settings.load())

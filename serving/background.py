@@ -1,0 +1,68 @@
+"""Work that repeats beside the requests: it never ends by an error, and says so once, not twice a second."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+
+from feature_repo.errors import UnavailableError
+
+_LOG = logging.getLogger(__name__)
+
+
+class BackgroundWork:
+    """A coroutine function run again and again.
+
+    Parameters
+    ----------
+    name
+        For the log, and the key under which trouble is noted in `problems`.
+    seconds
+        Pause between two runs.
+    work
+        May raise; the next run tries again.
+    problems
+        Where trouble is noted for `/readyz`, and removed when it is over.
+    """
+
+    def __init__(
+        self, name: str, seconds: float, work: Callable[[], Awaitable[object]], problems: MutableMapping[str, str]
+    ) -> None:
+        self._name = name
+        self._seconds = seconds
+        self._work = work
+        self._problems = problems
+        self._task: asyncio.Task[None] | None = None
+
+    async def run_once(self) -> None:
+        """Run the work; note what went wrong."""
+        key = f"{self._name} failed"
+        try:
+            await self._work()
+        except (UnavailableError, TimeoutError) as error:
+            if key not in self._problems:
+                _LOG.warning("%s: Redis is away: %s", self._name, error or "no answer in time")
+            self._problems[key] = f"{self._name}: Redis is away"
+        except Exception as error:  # a task that ends for good would leave the service stale for ever
+            if key not in self._problems:
+                _LOG.exception("%s failed", self._name)
+            self._problems[key] = f"{self._name}: {type(error).__name__}"
+        else:
+            if self._problems.pop(key, None):
+                _LOG.info("%s: works again", self._name)
+
+    def start(self) -> None:
+        """Begin, with a pause first."""
+        self._task = asyncio.create_task(self._repeat(), name=self._name)
+
+    async def stop(self) -> None:
+        """End and wait for the end."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _repeat(self) -> None:
+        while True:
+            await asyncio.sleep(self._seconds)
+            await self.run_once()

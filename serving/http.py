@@ -1,0 +1,96 @@
+"""HTTP plumbing: strict JSON bodies, encoded answers, and a middleware that measures requests and caps their size."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.answers import LEVELS
+from serving.metrics import Metrics
+from serving.problems import TOO_LARGE
+from serving.schemas import MAX_BODY_BYTES
+
+_LEVEL = "larder.level"
+_ENCODE = msgspec.json.Encoder().encode
+#: A body that is too large is read and thrown away up to here, so that the client hears the answer.
+_DRAINED_BYTES = 10 * MAX_BODY_BYTES
+
+
+class _StrictRequest(Request):
+    """Reads JSON as RFC 8259 has it: no NaN, no 1e999, no lone surrogates, no bottomless nesting."""
+
+    async def json(self) -> Any:
+        try:
+            return msgspec.json.decode(await self.body())
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise json.JSONDecodeError(str(error), "", 0) from None
+
+
+class StrictRoute(APIRoute):
+    """A route with strict JSON bodies."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap the handler so that it gets a strict request."""
+        handler = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            return await handler(_StrictRequest(request.scope, request.receive))
+
+        return strict
+
+
+def answer(request: Request, content: Any, status: int = 200) -> Response:
+    """Encode an answer, and note the rung of the ladder it stands on for the metrics."""
+    level = getattr(content, "level", None)
+    if level is not None:
+        request.scope[_LEVEL] = level
+    return Response(_ENCODE(content), status, media_type="application/json")
+
+
+class MeasuredApp:
+    """ASGI middleware: counts and times requests by route, status and level, and caps their bodies."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and measure it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        status, size = 500, 0
+
+        async def receive_some() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > MAX_BODY_BYTES:
+                while message.get("more_body") and size < _DRAINED_BYTES:
+                    message = await receive()
+                    size += len(message.get("body", b""))
+                raise HTTPException(TOO_LARGE)
+            return message
+
+        async def note_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive_some, note_status)
+        finally:
+            route = getattr(scope.get("route"), "path_format", None) or "unmatched"
+            level = scope.get(_LEVEL)
+            self._metrics.requests.labels(route, str(status), level if level in LEVELS else "none").inc()
+            self._metrics.request_seconds.labels(route).observe(time.perf_counter() - start)

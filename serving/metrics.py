@@ -1,0 +1,57 @@
+"""Metrics of the API for Prometheus. Labels come from closed sets: a label per user or item would cost gigabytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_LATENCY_S = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
+_STAGE_S = (0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1)
+#: Parts of a recommendation request.
+STAGES = ("user_read", "retrieve", "pair_read", "rank", "encode")
+
+
+class Metrics:
+    """All metrics of one app, in a registry of their own: two apps in one process do not meet."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.requests = self._counter("requests", "Answers", "route", "status", "level")
+        self.request_seconds = self._histogram("request_seconds", "Time to answer", _LATENCY_S, "route")
+        stage_seconds = self._histogram("stage_seconds", "Parts of a recommendation request", _STAGE_S, "stage")
+        self.stage = {name: stage_seconds.labels(name) for name in STAGES}
+        self.served_items = self._counter("served_items", "Items served by the candidate generator", "source")
+        self.candidates = self._counter("candidates", "Candidates by the generator that ranked them highest", "source")
+        self.events = self._counter("events", "Events by what became of them", "status")
+        self.redis_failures = self._counter("redis_failures", "Reads and writes Redis did not answer", "operation")
+        self.model_failures = self._counter("model_failures", "Requests on which the model failed")
+        self.bundle_load_failures = self._counter("bundle_load_failures", "Bundles that were refused")
+        self.plans_refused = self._counter("plans_refused", "Plans that were not obeyed", "reason")
+        self.impressions_dropped = self._counter("impressions_dropped", "Records of answers that were lost")
+        self._model_info = self._gauge("model_info", "The bundle that answers", "bundle_id", "model_version", "arm")
+
+    def observe(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Register a gauge that is asked for when Prometheus is."""
+        self._gauge(name, text).set_function(value)
+
+    def set_model(self, bundle_id: str, model_version: str, arm: str = "stable") -> None:
+        """Name the bundle that answers; the last one's labels go."""
+        self._model_info.clear()
+        self._model_info.labels(bundle_id, model_version, arm).set(1)
+
+    def exposition(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"larder_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"larder_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"larder_{name}", text, labels, buckets=buckets, registry=self.registry)

@@ -1,0 +1,113 @@
+"""One format for every error: `{"error": {"code", "message", "field"?, "hint"?}}`, never a traceback."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from feature_repo.errors import BadInputError, LarderError, NotFoundError, UnavailableError
+
+_LOG = logging.getLogger(__name__)
+RETRY_AFTER_S = 1
+TOO_LARGE = 413
+_MAX_MESSAGE = 300
+_CODES = {400: "bad_input", 403: "forbidden", 404: "not_found", 405: "method_not_allowed", TOO_LARGE: "too_large"}
+
+
+class Problem(BaseModel):
+    """What was wrong."""
+
+    code: Annotated[str, Field(description="For programs: a closed set, see docs/api.md.")]
+    message: Annotated[str, Field(description="For people: what was wrong.")]
+    field: Annotated[str | None, Field(description="Where in the request, if it was in one place.")] = None
+    hint: Annotated[str | None, Field(description="What to do about it.")] = None
+
+
+class ProblemAnswer(BaseModel):
+    """The body of every answer that is an error."""
+
+    error: Problem
+
+
+def problem(status: int, code: str, message: str, *, field: str | None = None, hint: str | None = None) -> Response:
+    """Make an error answer."""
+    error = {"code": code, "message": _short(message)}
+    if field:
+        error["field"] = _short(field)
+    if hint:
+        error["hint"] = hint
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == UnavailableError.status else None
+    return Response(msgspec.json.encode({"error": error}), status, headers, "application/json")
+
+
+def install(app: FastAPI) -> None:
+    """Turn every exception of an app into the one format."""
+    app.add_exception_handler(LarderError, _larder_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _bug)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI entries of the errors a route may answer with."""
+    texts = {
+        403: "Only from this machine",
+        404: "Not found",
+        TOO_LARGE: "Body over 1 MB",
+        422: "The request is not right",
+        503: "A dependency is away; try again",
+    }
+    return {status: {"model": ProblemAnswer, "description": texts[status]} for status in statuses}
+
+
+async def _larder_error(request: Request, error: Exception) -> Response:
+    status, code = (error.status, error.code) if isinstance(error, LarderError) else (500, "internal")
+    if status >= 500 and status != UnavailableError.status:
+        return await _bug(request, error)
+    return problem(status, code, str(error))
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    """Report the first thing that is wrong; the input itself is not echoed (it may be anything)."""
+    found = error.errors()[0] if isinstance(error, RequestValidationError) else {}
+    where = [str(part) for part in found.get("loc", ())]
+    more = len(error.errors()) - 1 if isinstance(error, RequestValidationError) else 0
+    message = str(found.get("msg", "the request is not right")).removeprefix("Value error, ")
+    if found.get("type") == "json_invalid":
+        return problem(422, BadInputError.code, f"the body is not JSON: {found['ctx']['error']}", field="body")
+    if found.get("type") == "model_attributes_type" and where == ["body"]:
+        return problem(
+            422, BadInputError.code, "the body must be a JSON object", field="body",
+            hint="send Content-Type: application/json",
+        )  # fmt: skip
+    hint = f"{more} more {'fields are' if more > 1 else 'field is'} wrong" if more else None
+    return problem(422, BadInputError.code, message, field=".".join(where), hint=hint)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    detail = str(error.detail) if isinstance(error, HTTPException) else "internal error"
+    if status == NotFoundError.status:
+        detail = f"there is nothing at {request.url.path}"
+        return problem(status, NotFoundError.code, detail, hint="/docs lists what there is")
+    if status == TOO_LARGE:
+        detail = "the body is larger than 1 MB; send smaller batches"
+    response = problem(status, _CODES.get(status, "bad_input" if status < 500 else "internal"), detail)
+    if isinstance(error, HTTPException):
+        response.headers.update(error.headers or {})
+    return response
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    _LOG.error("error while answering %s %s", request.method, request.scope.get("path"), exc_info=error)
+    return problem(500, "internal", "an internal error; it has been logged")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]}…"

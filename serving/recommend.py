@@ -1,0 +1,174 @@
+"""Answers a recommendation request by the best rung of the ladder that is possible now. Knows nothing of HTTP."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from feature_repo.errors import UnavailableError
+from feature_repo.rows import UserRows, null_rows
+from feature_repo.views import USER_ITEM
+from serving.answers import ARM, Level, Reason, Recommendations, new_request_id
+from serving.cascade.items import ItemTable
+from serving.cascade.recommender import RankedItem, Slate
+from serving.feature_reads import FeatureReads
+from serving.impressions import ImpressionLog, Impressions
+from serving.metrics import Metrics
+from serving.popular import popular_in_file, popular_in_table
+from serving.state import Release, ServingState
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a request asks for."""
+
+    user_id: str
+    k: int
+    exclude: list[str] = field(default_factory=list)
+    repeats: Literal["keep", "drop"] | None = None
+    request_id: str | None = None
+
+
+@dataclass(slots=True)
+class _Served:
+    """A list and how it came about."""
+
+    level: Level
+    items: list[RankedItem]
+    reasons: list[Reason]
+    user: UserRows
+
+
+class RecommendationService:
+    """The online caller of the cascade: two bounded reads, and a list whatever happens."""
+
+    def __init__(
+        self,
+        state: ServingState,
+        reads: FeatureReads,
+        impressions: ImpressionLog,
+        metrics: Metrics,
+        now_us: Callable[[], int],
+    ) -> None:
+        self._state = state
+        self._reads = reads
+        self._impressions = impressions
+        self._metrics = metrics
+        self._now_us = now_us
+
+    async def recommend(self, wish: Wish) -> Recommendations:
+        """Answer one request and record what was served.
+
+        Raises
+        ------
+        UnavailableError
+            Only if neither a bundle nor an item table was ever loaded: there is nothing to show.
+        """
+        now_us = self._now_us()
+        release, table = self._state.release, self._state.table
+        if release is not None and table is not None:
+            served = await self._by_model(wish, release, table, now_us)
+        else:
+            served = self._without_model(wish, release, table)
+        answer = Recommendations(
+            request_id=wish.request_id or new_request_id(),
+            user_id=wish.user_id,
+            model_version=release.model_version if release else None,
+            bundle_id=release.bundle.bundle_id if release else None,
+            arm=ARM,
+            level=served.level,
+            reasons=served.reasons,
+            feature_age_s=self._state.feature_age_s(now_us),
+            items=served.items,
+        )
+        self._record(answer, served, wish.k, now_us)
+        return answer
+
+    async def _by_model(self, wish: Wish, release: Release, table: ItemTable, now_us: int) -> _Served:
+        """Rank with the bundle; without the user's features if they cannot be read."""
+        stage, reasons = self._metrics.stage, list[Reason]()
+        start = time.perf_counter()
+        user = await self._reads.user(wish.user_id, now_us)
+        read = time.perf_counter()
+        stage["user_read"].observe(read - start)
+        level: Level = "full"
+        known = user is not None
+        if user is None:
+            level, user = "item_side", self._reads.nothing_known(wish.user_id)
+            reasons.append("user_features_unavailable")
+            if (wish.repeats or release.bundle.recommender.policy.repeats) == "drop":
+                reasons.append("repeats_not_known")
+        elif not user.known:
+            reasons.append("unknown_user")
+        recommender = release.bundle.recommender
+        try:
+            draft = recommender.draft(user, table, now_us, k=wish.k, exclude=wish.exclude, repeats=wish.repeats)
+            item_ids = draft.item_ids
+            drafted = time.perf_counter()
+            stage["retrieve"].observe(drafted - read)
+            pairs = await self._reads.pairs(wish.user_id, item_ids, now_us) if known and item_ids else None
+            if pairs is None:
+                pairs = null_rows(USER_ITEM, len(item_ids))
+                if known and item_ids:
+                    level = "item_side"
+                    reasons.append("pair_features_unavailable")
+            paired = time.perf_counter()
+            stage["pair_read"].observe(paired - drafted)
+            slate = recommender.finish(draft, pairs)
+            _require_numbers(slate)
+            stage["rank"].observe(time.perf_counter() - paired)
+        except Exception:  # a bug in a model must not take the shop's page down; it is counted and logged
+            _LOG.exception("bundle %s failed on a request", release.bundle.bundle_id)
+            self._metrics.model_failures.inc()
+            items = popular_in_table(table, wish.k, exclude=wish.exclude)
+            return _Served("popularity", items, [*reasons, "model_failed"], user)
+        names = [g.name for g in recommender.generators]
+        for name, count in zip(names, np.bincount(draft.candidates.source, minlength=len(names)), strict=True):
+            self._metrics.candidates.labels(name).inc(int(count))
+        return _Served(level, slate.items, reasons, user)
+
+    def _without_model(self, wish: Wish, release: Release | None, table: ItemTable | None) -> _Served:
+        """Popular items: of the table, else of the bundle's file."""
+        user = self._reads.nothing_known(wish.user_id)
+        if table is not None:
+            items = popular_in_table(table, wish.k, exclude=wish.exclude)
+            return _Served("popularity", items, ["no_bundle"], user)
+        if release is not None:
+            items = popular_in_file(release.bundle.popular, wish.k, exclude=wish.exclude)
+            return _Served("popularity_file", items, ["no_item_table"], user)
+        raise UnavailableError("neither a model bundle nor the item table has been loaded yet; try again in a moment")
+
+    def _record(self, answer: Recommendations, served: _Served, k: int, now_us: int) -> None:
+        for item in answer.items:
+            self._metrics.served_items.labels(item.source).inc()
+        by_model = served.level in ("full", "item_side", "popularity_file")
+        self._impressions.append(
+            Impressions(
+                request_id=answer.request_id,
+                time_us=now_us,
+                user_id=answer.user_id,
+                assigned_arm=answer.arm,
+                served_bundle=answer.bundle_id if by_model else None,
+                model_version=answer.model_version if by_model else None,
+                level=answer.level,
+                k=k,
+                items=answer.items,
+                user_seq=int(served.user.stats.seq[0]) if served.user.stats.present[0] else 0,
+                recent_seq=served.user.recent.seq,
+                feature_age_s=answer.feature_age_s,
+                reasons=list(answer.reasons),
+            )
+        )
+
+
+def _require_numbers(slate: Slate) -> None:
+    """Refuse a list with a score that is no number."""
+    if not all(np.isfinite(item.score) for item in slate.items):
+        raise ValueError("the model gave a score that is not a number")

@@ -1,0 +1,59 @@
+"""`/livez`, `/readyz` and `/metrics`: for machines that watch the service."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from fastapi import APIRouter, Request, Response
+
+from serving.answers import Live, Readiness
+from serving.http import answer
+from serving.metrics import CONTENT_TYPE, Metrics
+from serving.redis_client import RedisGuard
+from serving.state import ServingState
+
+
+def health_routes(state: ServingState, guard: RedisGuard, metrics: Metrics, now_us: Callable[[], int]) -> APIRouter:
+    """Make the routes."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/livez", summary="Whether the process answers", responses={200: {"model": Live}})
+    async def livez(request: Request) -> Response:
+        """Answer; nothing is looked at."""
+        return answer(request, Live("live"))
+
+    @router.get(
+        "/readyz",
+        summary="Whether recommendations can be made",
+        responses={200: {"model": Readiness}, 503: {"model": Readiness, "description": "Not ready"}},
+    )
+    async def readyz(request: Request) -> Response:
+        """Ready means that a model bundle and an item table are loaded; `problems` says what is degraded."""
+        problems = state.all_problems()
+        if guard.failing:
+            problems.append("Redis does not answer; users' features are not read")
+        release, table, age_s = state.release, state.table, state.items.age_s
+        content = Readiness(
+            status="not_ready" if not state.ready else "degraded" if problems else "ready",
+            epoch=release.plan.epoch if release else None,
+            bundle_id=release.bundle.bundle_id if release else None,
+            model_version=release.model_version if release else None,
+            items=None if table is None else len(table),
+            item_table_age_s=age_s if math.isfinite(age_s) else None,
+            feature_age_s=state.feature_age_s(now_us()),
+            problems=problems,
+        )
+        return answer(request, content, 200 if state.ready else 503)
+
+    @router.get(
+        "/metrics",
+        summary="Metrics for Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    async def exposition() -> Response:
+        """All metrics, in Prometheus' text format."""
+        return Response(metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+
+    return router

@@ -1,0 +1,73 @@
+"""What serving answers from now: the release in force, the item table, the ingest watermark, and what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from serving.bundle import Bundle
+from serving.cascade.items import ItemTable
+from serving.ingest_status import IngestView
+from serving.item_table_source import ItemTableSource
+from serving.plan import Plan
+
+#: Without news of the item table for so long, `/readyz` says so.
+STALE_TABLE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A plan and the bundle it names; swapped together."""
+
+    plan: Plan
+    bundle: Bundle
+
+    @property
+    def model_version(self) -> str:
+        """Registry version of the bundle that answers."""
+        return self.plan.stable.model_version
+
+
+@dataclass
+class ServingState:
+    """Shared by all requests of a process; each attribute is replaced whole, on the event loop's thread.
+
+    Attributes
+    ----------
+    release
+        None until a bundle could be loaded.
+    ingest
+        How far the features are, as ingest last said.
+    problems
+        What is not as it should be, by whom it concerns; for `/readyz`.
+    """
+
+    items: ItemTableSource
+    release: Release | None = None
+    ingest: IngestView = field(default_factory=IngestView)
+    problems: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def table(self) -> ItemTable | None:
+        """The item table; None until one was loaded."""
+        return self.items.table
+
+    @property
+    def ready(self) -> bool:
+        """Whether both a bundle and an item table are there."""
+        return self.release is not None and self.table is not None
+
+    def feature_age_s(self, now_us: int) -> float | None:
+        """Seconds from the moment up to which the features are complete until now; None if unknown."""
+        known_ms = self.ingest.known_ms
+        return max(now_us - known_ms * 1000, 0) / 1e6 if known_ms else None
+
+    def all_problems(self) -> list[str]:
+        """Everything that is not as it should be, as sentences."""
+        found = list(self.problems.values())
+        if self.release is None:
+            found.append("no model bundle is loaded; recommendations are popular items")
+        if self.table is None:
+            found.append("the item table has not been loaded")
+        elif self.items.age_s > STALE_TABLE_S:
+            found.append(f"the item table has not been refreshed for {self.items.age_s:.0f} s")
+        return found

@@ -1,0 +1,279 @@
+"""PackedRedisOnlineStore through Feast's API on a real Redis: any schema, order of writes, the packed reader agrees."""
+
+import asyncio
+import math
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource, PushSource, RepoConfig
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, String, UnixTimestamp
+from feast.value_type import ValueType
+
+from feature_repo.errors import BadInputError, UnavailableError
+from feature_repo.fold import new_state
+from feature_repo.online_keys import row_key
+from feature_repo.online_reader import OnlineReader
+from feature_repo.online_store import PackedRedisOnlineStore
+from feature_repo.packed_row import ForeignRowError, pack_rows
+from feature_repo.redis_scripts import connect
+from feature_repo.row_writer import RowWrite, write_rows
+from feature_repo.store import repo_config
+from feature_repo.views import NULL_INT, USER_ITEM, USER_STATS
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+USER = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING)
+ITEM = Entity(name="item", join_keys=["item_id"], value_type=ValueType.STRING)
+PLACE = Entity(name="place", join_keys=["place_id"], value_type=ValueType.INT64)
+
+ALL_TYPES = {
+    "i64": Int64,
+    "i32": Int32,
+    "f64": Float64,
+    "f32": Float32,
+    "flag": Bool,
+    "moment": UnixTimestamp,
+    "text": String,
+    "raw": Bytes,
+    "texts": Array(String),
+    "numbers": Array(Int64),
+    "floats": Array(Float64),
+    "flags": Array(Bool),
+}
+
+
+def view_of(name, entities, types, *, tags=None):
+    keys = [Field(name=e.join_key, dtype=Int64 if e is PLACE else String) for e in entities]
+    source = FileSource(name=f"{name}_file", path=f"{name}.parquet", timestamp_field="at")
+    return FeatureView(
+        name=name,
+        entities=entities,
+        schema=[*keys, *(Field(name=n, dtype=t) for n, t in types.items())],
+        source=PushSource(name=f"{name}_push", batch_source=source),
+        ttl=timedelta(0),
+        tags=tags or {},
+    )
+
+
+def fold_view(view, *entities):
+    types = {c.name: Int64 if c.kind == "int64" else Float64 for c in view.columns}
+    return view_of(view.name, list(entities), types)
+
+
+@pytest.fixture
+def config(settings) -> RepoConfig:
+    settings.offline_dir.mkdir(parents=True)
+    return repo_config(settings)
+
+
+@pytest.fixture
+def client(settings):
+    with connect(settings) as client:
+        yield client
+
+
+def opened(config, *views) -> FeatureStore:
+    """A store with some views registered, over empty files."""
+    for view in views:
+        if view.name not in {"user_stats", "user_item_interactions"}:
+            columns = {key: pd.Series([], dtype=str) for key in view.join_keys}
+            path = f"{config.offline_store.path}/{view.name}.parquet"
+            pd.DataFrame(columns | {"at": pd.Series([], dtype="datetime64[us, UTC]")}).to_parquet(path)
+    store = FeatureStore(config=config)
+    store.apply([USER, ITEM, PLACE, *views])
+    return store
+
+
+def rows_of(store, view, keys, names=None):
+    answer = store.get_online_features([f"{view}:{name}" for name in names], entity_rows=keys).to_dict()
+    return [{name: answer[name][i] for name in names} for i in range(len(keys))]
+
+
+def test_every_type_comes_back_and_nulls_stay_apart_from_nans(config):
+    store = opened(config, view_of("any", [USER], ALL_TYPES))
+    full = {
+        "i64": -(2**63), "i32": -5, "f64": -0.0, "f32": math.inf, "flag": True, "moment": NOW, "text": "naïve ☃",
+        "raw": b"\x00\xff", "texts": ["", "ü"], "numbers": [2**62, -1], "floats": [math.inf, 0.5],
+        "flags": [True, False],
+    }  # fmt: skip
+    nan = dict.fromkeys(full) | {"f64": math.nan, "texts": []}
+    store.write_to_online_store("any", pd.DataFrame([{"user_id": "u1", "at": NOW, **full}]))
+    view = store.get_feature_view("any")
+    key = EntityKey(join_keys=["user_id"], entity_values=[Value(string_val="u2")])
+    protos = {"f64": Value(double_val=math.nan), "texts": Value()}
+    protos["texts"].string_list_val.SetInParent()
+    store._get_provider().online_store.online_write_batch(store.config, view, [(key, protos, NOW, None)], None)
+    first, second, third = rows_of(store, "any", [{"user_id": f"u{i}"} for i in (1, 2, 3)], list(ALL_TYPES))
+    assert first == full
+    assert math.isnan(second.pop("f64"))
+    nan.pop("f64")
+    assert second == nan
+    assert third == dict.fromkeys(ALL_TYPES)
+
+
+def test_async_read_and_write_agree_with_sync(config):
+    store = opened(config, view_of("any", [USER], {"n": Int64}))
+
+    async def both():
+        await store.write_to_online_store_async("any", pd.DataFrame([{"user_id": "u", "at": NOW, "n": 7}]))
+        answer = await store.get_online_features_async(["any:n"], entity_rows=[{"user_id": "u"}, {"user_id": "x"}])
+        await store._get_provider().online_store.close()
+        return answer.to_dict()["n"]
+
+    assert asyncio.run(both()) == [7, None]
+    assert asyncio.run(both()) == [7, None]  # in another event loop
+    assert rows_of(store, "any", [{"user_id": "u"}], ["n"]) == [{"n": 7}]
+
+
+def test_two_entities_are_one_hash_per_first_entity_in_declared_order(config, client, settings):
+    store = opened(config, view_of("visits", [USER, PLACE], {"n": Int64}))
+    frame = pd.DataFrame([{"user_id": "u", "place_id": p, "at": NOW, "n": p * 10} for p in (1, 2)])
+    store.write_to_online_store("visits", frame)
+    assert client.hkeys(row_key(settings.project, "visits", "u")) == [b"1", b"2"]
+    keys = [{"user_id": "u", "place_id": 2}, {"user_id": "x", "place_id": 1}, {"user_id": "u", "place_id": 1}]
+    assert rows_of(store, "visits", keys, ["n"]) == [{"n": 20}, {"n": None}, {"n": 10}]
+
+
+def test_push_does_not_replace_a_newer_row_and_replaces_an_equal_one(config):
+    store = opened(config, view_of("plain", [USER], {"n": Int64}))
+
+    def push(n, minutes):
+        store.push("plain_push", pd.DataFrame([{"user_id": "u", "at": NOW - timedelta(minutes=minutes), "n": n}]))
+        return rows_of(store, "plain", [{"user_id": "u"}], ["n"])[0]["n"]
+
+    assert push(1, minutes=5) == 1
+    assert push(2, minutes=9) == 1
+    assert push(3, minutes=5) == 3
+    assert push(4, minutes=1) == 4
+
+
+def test_a_batch_with_several_rows_of_one_entity_keeps_the_newest(config):
+    store = opened(config, view_of("plain", [USER], {"n": Int64}))
+    frame = pd.DataFrame([{"user_id": "u", "at": NOW - timedelta(minutes=m), "n": m} for m in (3, 1, 2)])
+    store.write_to_online_store("plain", frame)
+    assert rows_of(store, "plain", [{"user_id": "u"}], ["n"]) == [{"n": 1}]
+
+
+def test_rows_from_the_future_are_refused(config):
+    store = opened(config, view_of("plain", [USER], {"n": Int64}))
+    frame = pd.DataFrame([{"user_id": "u", "at": NOW + timedelta(hours=1), "n": 1}])
+    with pytest.raises(BadInputError, match=r"plain is dated .* in the future"):
+        store.write_to_online_store("plain", frame)
+
+
+def test_materialize_writes_the_latest_rows_and_never_older_ones(config, settings):
+    store = opened(config, view_of("plain", [USER], {"n": Int64}))
+    times = [NOW - timedelta(minutes=m) for m in (30, 20, 10)]
+    frame = pd.DataFrame({"user_id": ["a", "a", "b"], "at": times, "n": [1, 2, 3]})
+    frame.to_parquet(settings.offline_dir / "plain.parquet", coerce_timestamps="us")
+    store.push("plain_push", pd.DataFrame([{"user_id": "b", "at": NOW, "n": 4}]))
+    store.materialize(NOW - timedelta(hours=1), NOW)
+    assert rows_of(store, "plain", [{"user_id": "a"}, {"user_id": "b"}], ["n"]) == [{"n": 2}, {"n": 4}]
+
+
+def some_state(view, seq, time_us):
+    state = new_state(view, 1)
+    state.ints[:, :2] = time_us, seq
+    return state
+
+
+def test_rows_of_the_fold_are_ordered_by_seq_and_the_header_values_are_features(config, settings, client):
+    store = opened(config, fold_view(USER_STATS, USER))
+    now_us = int(NOW.timestamp() * 1e6)
+    state = some_state(USER_STATS, 2**60 + 1, now_us - 10)  # above 2^53, where Lua's numbers lose integers
+    key = row_key(settings.project, USER_STATS.name, "u")
+    assert write_rows(client, [RowWrite(key, pack_rows(USER_STATS, state.ints, state.floats)[0])]) == 1
+    for seq, views, expected in ((2**60, 1, 0), (2**60 + 2, 2, 2), (None, 3, 2), (2**60 + 1, 4, 2)):
+        values = {c.name: 0 if c.kind == "int64" else 0.5 for c in USER_STATS.columns}
+        values |= {"user_id": "u", "at": NOW, "user_time": now_us, "user_seq": seq, "user_views": views}
+        frame = pd.DataFrame([values]).astype({"user_seq": "Int64"})
+        store.write_to_online_store(USER_STATS.name, frame)
+        read = rows_of(store, USER_STATS.name, [{"user_id": "u"}], ["user_views", "user_seq", "user_time"])[0]
+        assert read["user_views"] == expected
+    assert read == {"user_views": 2, "user_seq": 2**60 + 2, "user_time": now_us}
+
+
+def test_feast_and_the_packed_reader_see_the_same(config, settings, client):
+    store = opened(config, fold_view(USER_ITEM, USER, ITEM))
+    rng = np.random.default_rng(5)
+    now_us = int(NOW.timestamp() * 1e6)
+    items = ["a", "b", "ç"]
+    state = new_state(USER_ITEM, len(items))
+    state.ints[:, 2:] = np.where(rng.random((3, state.ints.shape[1] - 2)) < 0.3, NULL_INT, 2**53 + 7)
+    state.floats[:] = np.where(rng.random(state.floats.shape) < 0.3, np.nan, rng.normal(size=state.floats.shape))
+    state.ints[:, 0], state.ints[:, 1] = now_us, [1, 2, 3]
+    key = row_key(settings.project, USER_ITEM.name, "u")
+    packed = pack_rows(USER_ITEM, state.ints, state.floats)
+    write_rows(client, [RowWrite(key, row, item) for item, row in zip(items, packed, strict=True)])
+    asked = [*items, "unknown"]
+    ours = OnlineReader(client, settings.project).pairs("u", asked, now_us)
+    names = [c.name for c in USER_ITEM.columns]
+    theirs = rows_of(store, USER_ITEM.name, [{"user_id": "u", "item_id": item} for item in asked], names)
+    for i, row in enumerate(theirs):
+        for name, value in row.items():
+            column = ours.ints[:, USER_ITEM.ints.index(name)] if name in USER_ITEM.ints else ours.column(name)
+            mine = None if column[i] == NULL_INT or np.isnan(column[i]) else column[i].item()
+            assert value == mine, (i, name)
+    assert not ours.present[3]
+
+
+def test_rows_past_their_age_are_missing(config):
+    day_us = 86_400_000_000
+    store = opened(config, view_of("aging", [USER], {"n": Int64}, tags={"max_age_us": str(day_us)}))
+    ages = {"old": timedelta(days=1, minutes=1), "young": timedelta(hours=23)}
+    store.write_to_online_store(
+        "aging", pd.DataFrame([{"user_id": user, "at": NOW - age, "n": 1} for user, age in ages.items()])
+    )
+    assert rows_of(store, "aging", [{"user_id": "old"}, {"user_id": "young"}], ["n"]) == [{"n": None}, {"n": 1}]
+
+
+def test_a_changed_schema_is_refused_not_misread(config):
+    store = opened(config, view_of("plain", [USER], {"n": Int64}))
+    store.write_to_online_store("plain", pd.DataFrame([{"user_id": "u", "at": NOW, "n": 1}]))
+    store.apply([view_of("plain", [USER], {"m": Float64})])
+    with pytest.raises(ForeignRowError, match="of plain"):
+        rows_of(store, "plain", [{"user_id": "u"}], ["m"])
+
+
+def test_a_view_of_ours_with_another_column_is_refused(config):
+    store = opened(config, view_of("user_stats", [USER], {"user_views": String}))
+    with pytest.raises(BadInputError, match="'user_views' of view 'user_stats' is string"):
+        rows_of(store, "user_stats", [{"user_id": "u"}], ["user_views"])
+
+
+def test_removing_a_view_and_teardown_touch_nothing_else(config, client, settings):
+    store = opened(config, view_of("one", [USER], {"n": Int64}), view_of("two", [USER], {"n": Int64}))
+    for name in ("one", "two"):
+        store.write_to_online_store(name, pd.DataFrame([{"user_id": "u*?[", "at": NOW, "n": 1}]))
+    others = [b"other", f"{settings.project}:events".encode(), f"{settings.project}x:fs:one:{{u}}".encode()]
+    for key in others:
+        client.set(key, b"stays")
+    kept = store.get_feature_view("two")
+    store.apply([USER, kept], objects_to_delete=[store.get_feature_view("one")], partial=False)
+    assert sorted(client.keys()) == sorted([*others, row_key(settings.project, "two", "u*?[")])
+    store.teardown()
+    assert sorted(client.keys()) == sorted(others)
+
+
+def test_redis_away_is_one_clear_error(config, settings):
+    store = opened(config, view_of("plain", [USER], {"n": Int64}))
+    away = repo_config(replace(settings, redis_port=9, redis_timeout_ms=200))
+    view, key = store.get_feature_view("plain"), EntityKey(join_keys=["user_id"], entity_values=[Value(string_val="u")])
+    with pytest.raises(UnavailableError, match="Redis did not answer"):
+        PackedRedisOnlineStore().online_read(away, view, [key])
+    with pytest.raises(UnavailableError, match="Redis failed"):
+        PackedRedisOnlineStore().online_write_batch(away, view, [(key, {"n": Value(int64_val=1)}, NOW, None)], None)
+
+
+def test_scripts_flushed_in_between_are_loaded_again(client, settings):
+    state = some_state(USER_STATS, 5, 1)
+    write = RowWrite(
+        row_key(settings.project, USER_STATS.name, "u"), pack_rows(USER_STATS, state.ints, state.floats)[0]
+    )
+    assert write_rows(client, [write]) == 1
+    client.script_flush()
+    assert write_rows(client, [write] * 500) == 500

@@ -1,0 +1,61 @@
+"""Simple recommenders every model is measured against, over the same offline features. PURE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from feature_repo.rows import UserRows
+from serving.candidates.contract import CandidateGenerator, top_k
+from serving.candidates.history import OwnHistory
+from serving.candidates.popularity import Popularity
+from serving.cascade.items import ItemTable
+
+
+@dataclass(frozen=True)
+class FilledGenerator:
+    """A candidate generator as a recommender of its own: its list first, popular items behind.
+
+    Attributes
+    ----------
+    repeats
+        Whether items of the user's recent events may be recommended.
+    """
+
+    generator: CandidateGenerator
+    filler: Popularity | None
+    depth: int = 100
+
+    def __call__(self, user: UserRows, table: ItemTable, now_us: int, *, repeats: bool = True) -> list[str]:
+        """Rank for one user.
+
+        Returns
+        -------
+        list
+            At most `depth` item ids, best first.
+        """
+        scores = self.generator.query(user, table, now_us).scores(np.arange(len(table), dtype=np.int32)).copy()
+        fill = np.zeros_like(scores) if self.filler is None else table.popularity(self.filler.window)
+        allowed = table.available.copy()
+        if not repeats:
+            indices = table.lookup(user.recent.item_ids)
+            allowed[indices[indices >= 0]] = False
+        # Everything the generator scores stays above everything it does not.
+        total = np.where(scores > 0, scores + 1.0 + float(fill.max(initial=0.0)), fill)
+        total = np.where(allowed, total, 0.0).astype(np.float32)
+        return [table.ids[i] for i in top_k(total, self.depth)]
+
+
+def baselines(generators: tuple[CandidateGenerator, ...], history_half_life_days: float) -> dict[str, FilledGenerator]:
+    """Return the baselines of the protocol: popularity, own history filled with popularity, and each fitted model."""
+    month, week = Popularity("30d"), Popularity("7d")
+    found = {
+        "popularity_all": FilledGenerator(Popularity("all"), None),
+        "popularity_7d": FilledGenerator(week, None),
+        "own_history": FilledGenerator(OwnHistory(history_half_life_days), month),
+    }
+    for generator in generators:
+        if generator.name in {"als", "similar"}:
+            found[generator.name] = FilledGenerator(generator, month)
+    return found

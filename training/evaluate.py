@@ -1,0 +1,174 @@
+"""The protocol: runs the production Recommender and the baselines over offline features and grades them.
+
+Full-catalogue ranking, one slate per user as of the start of the test window, no test events fed in, unseen items in
+the denominator, a user without an answer scores 0; warm and cold users apart, and warm users once more with new items
+only (DESIGN.md section 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from feature_repo.asof import AsOfReader
+from feature_repo.views import NULL_INT
+from serving.cascade.items import ItemTable
+from serving.cascade.recommender import Recommender
+from training.baselines import FilledGenerator
+from training.metrics import F64, auc, bootstrap_mean, coverage, per_user
+from training.split import Window
+
+TWO_STAGE = "two_stage"
+#: Length of the slates that are graded.
+DEPTH = 20
+AUC_NEGATIVES = 100
+
+Targets = Mapping[str, set[str]]
+Slates = dict[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything measured in one test window.
+
+    Attributes
+    ----------
+    metrics
+        segment -> model -> metric -> values per user, shape (n_users,).
+    coverage
+        model -> coverage@10 over warm users.
+    auc
+        Mean AUC per warm user of positives against uniformly drawn available items, two-stage model.
+    candidate_recall
+        Share of each warm user's targets among the candidates, shape (n_users,).
+    """
+
+    window: Window
+    metrics: dict[str, dict[str, dict[str, F64]]]
+    coverage: dict[str, float]
+    auc: F64
+    candidate_recall: F64
+    seed: int
+    slates: dict[str, Slates] = field(default_factory=dict)
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row per segment and model: each metric with its interval."""
+        rows = []
+        for segment, models in self.metrics.items():
+            for model, values in models.items():
+                row: dict[str, Any] = {"segment": segment, "model": model, "users": len(next(iter(values.values())))}
+                for name, per in values.items():
+                    row[name], row[f"{name}_low"], row[f"{name}_high"] = bootstrap_mean(per, seed=self.seed)
+                rows.append(row)
+        return rows
+
+    def paired(self, baseline: str, *, segment: str = "warm", metric: str = "ndcg@10") -> tuple[float, float, float]:
+        """Gain of the two-stage model over a baseline: mean paired difference with a bootstrap interval."""
+        models = self.metrics[segment]
+        return bootstrap_mean(models[TWO_STAGE][metric] - models[baseline][metric], seed=self.seed)
+
+    def strongest_baseline(self, *, segment: str = "warm") -> str:
+        """Return the baseline with the highest nDCG@10."""
+        means = {m: float(v["ndcg@10"].mean()) for m, v in self.metrics[segment].items() if m != TWO_STAGE}
+        return max(means, key=lambda model: means[model])
+
+    def flat(self) -> dict[str, float]:
+        """Figures by name, for MLflow and the manifest."""
+        out: dict[str, float] = {}
+        for row in self.table():
+            for name in ("ndcg@10", "recall@20", "map@10"):
+                out[f"{row['segment']}.{row['model']}.{name.replace('@', '_at_')}"] = row[name]
+        out |= {f"warm.{model}.coverage_at_10": value for model, value in self.coverage.items()}
+        out["auc"] = float(self.auc.mean()) if len(self.auc) else float("nan")
+        out["candidate_recall"] = float(self.candidate_recall.mean()) if len(self.candidate_recall) else float("nan")
+        gain, low, high = self.paired("own_history")
+        out |= {"gain_over_own_history": gain, "gain_low": low, "gain_high": high}
+        return {name: value for name, value in out.items() if np.isfinite(value)}
+
+
+def evaluate(
+    recommender: Recommender,
+    others: Mapping[str, FilledGenerator],
+    reader: AsOfReader,
+    table: ItemTable,
+    window: Window,
+    targets: Targets,
+    *,
+    seed: int,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Grade the two-stage model and the baselines on every user with targets in the window."""
+    now = window.start_us
+    segments: dict[str, dict[str, set[str]]] = {"warm": {}, "cold": {}, "new_items": {}}
+    slates: dict[str, dict[str, Slates]] = {segment: {} for segment in segments}
+    aucs: list[float] = []
+    recalls: list[float] = []
+    rng = np.random.default_rng([seed, 1])
+    for done, (user_id, wanted) in enumerate(targets.items()):
+        user = reader.user(user_id, now)
+        segment = "warm" if user.known else "cold"
+        segments[segment][user_id] = wanted
+        slate = recommender.recommend(reader, table, user_id, now, k=DEPTH, repeats="keep")
+        _put(slates[segment], TWO_STAGE, user_id, [item.item_id for item in slate.items])
+        for name, baseline in others.items():
+            _put(slates[segment], name, user_id, baseline(user, table, now)[:DEPTH])
+        if user.known:
+            draft = recommender.draft(user, table, now, k=DEPTH, repeats="keep")
+            recalls.append(len(set(draft.item_ids) & wanted) / len(wanted))
+            aucs.append(user_auc(recommender, reader, table, user_id, wanted, now, rng))
+            fresh = wanted - set(_taken(reader, user_id, sorted(wanted), now))
+            if fresh:
+                segments["new_items"][user_id] = fresh
+                slate = recommender.recommend(reader, table, user_id, now, k=DEPTH, repeats="drop")
+                _put(slates["new_items"], TWO_STAGE, user_id, [item.item_id for item in slate.items])
+                for name, baseline in others.items():
+                    _put(slates["new_items"], name, user_id, baseline(user, table, now, repeats=False)[:DEPTH])
+        if on_progress:
+            on_progress(done + 1, len(targets))
+    metrics = {
+        segment: {model: per_user(lists, segments[segment]) for model, lists in models.items()}
+        for segment, models in slates.items()
+    }
+    covered = {model: coverage(list(lists.values()), len(table), 10) for model, lists in slates["warm"].items()}
+    return Evaluation(window, metrics, covered, np.array(aucs), np.array(recalls), seed, slates["warm"])
+
+
+def user_auc(
+    recommender: Recommender,
+    reader: AsOfReader,
+    table: ItemTable,
+    user_id: str,
+    wanted: set[str],
+    now_us: int,
+    rng: np.random.Generator,
+) -> float:
+    """AUC of one user's targets against `AUC_NEGATIVES` uniformly drawn available items.
+
+    Targets the table does not know rank below everything.
+    """
+    known = table.lookup(sorted(wanted))
+    missing = int((known < 0).sum())
+    known = known[known >= 0]
+    pool = np.setdiff1d(np.flatnonzero(table.available), known)
+    negative = rng.choice(pool, min(AUC_NEGATIVES, len(pool)), replace=False)
+    items = np.concatenate([known, negative]).astype(np.int32)
+    user = reader.user(user_id, now_us)
+    pairs = reader.pairs(user_id, [table.ids[i] for i in items], now_us)
+    scores = recommender.score(user, table, items, pairs, now_us)
+    positive = np.concatenate([scores[: len(known)], np.full(missing, -np.inf)])
+    return auc(positive, scores[len(known) :])
+
+
+def _taken(reader: AsOfReader, user_id: str, item_ids: list[str], now_us: int) -> list[str]:
+    """Which of the items the user had taken (bought, viewed, ...) before."""
+    rows = reader.pairs(user_id, item_ids, now_us)
+    return [
+        item for item, there, time in zip(item_ids, rows.present, rows.time, strict=True) if there and time != NULL_INT
+    ]
+
+
+def _put(models: dict[str, Slates], model: str, user_id: str, slate: Sequence[str]) -> None:
+    models.setdefault(model, {})[user_id] = slate

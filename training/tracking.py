@@ -1,0 +1,117 @@
+"""MLflow adapter of training: logs a run with parameters, figures, plots and the bundle, and registers a version."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from feature_repo.errors import UnavailableError
+from feature_repo.settings import Settings
+from training.plots import save_plots
+from training.train import TrainResult
+
+#: Tags of a registered version that the gate reads.
+TAG_BUNDLE = "larder.bundle_id"
+TAG_SERVICE = "larder.feature_service"
+EXPERIMENT = "larder"
+
+
+def client(settings: Settings) -> Any:
+    """Return an MlflowClient that gives up quickly.
+
+    MLflow's defaults retry for about four minutes; a dead server must be an error within seconds.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # MLflow asks git for a commit; without git that is a warning
+    from mlflow import MlflowClient
+
+    return MlflowClient(settings.tracking_uri, settings.tracking_uri)
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """Where a training can be found in MLflow."""
+
+    run_id: str
+    experiment_id: str
+    version: str
+
+    def url(self, settings: Settings) -> str:
+        """Page of the run in MLflow."""
+        return f"{settings.tracking_uri}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+
+
+def register_training(settings: Settings, result: TrainResult) -> Registered:
+    """Log a training as one MLflow run and register its bundle as a new model version.
+
+    Raises
+    ------
+    UnavailableError
+        If the MLflow server cannot be reached; the bundle on disk is kept and can be registered again.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _register(settings, result)
+    except MlflowException as error:
+        raise UnavailableError(
+            f"MLflow at {settings.tracking_uri} did not take the model: {str(error).splitlines()[0]}; the bundle is "
+            f"kept in {result.directory}"
+        ) from error
+
+
+def _register(settings: Settings, result: TrainResult) -> Registered:
+    mlflow = client(settings)
+    found = mlflow.get_experiment_by_name(EXPERIMENT)
+    experiment = found.experiment_id if found else mlflow.create_experiment(EXPERIMENT)
+    manifest = result.bundle.manifest
+    run = mlflow.create_run(experiment, run_name=f"{settings.project}-{result.bundle.bundle_id[:8]}")
+    run_id = run.info.run_id
+    for name, value in _flatten(manifest["config"]).items():
+        mlflow.log_param(run_id, name, value)
+    for name in ("data_hash", "code_version", "feature_service_hash", "seed"):
+        mlflow.log_param(run_id, name, manifest[name])
+    for name, metric in result.evaluation.flat().items():
+        mlflow.log_metric(run_id, name, metric)
+    for name, metric in result.seconds.items():
+        mlflow.log_metric(run_id, f"seconds.{name.replace(' ', '_')}", metric)
+    mlflow.log_metric(run_id, "trees", result.fitted.best_iteration)
+    mlflow.log_dict(run_id, {"rows": result.evaluation.table()}, "evaluation.json")
+    mlflow.log_dict(run_id, result.fitted.importance, "importance.json")
+    with tempfile.TemporaryDirectory() as work:
+        plots = save_plots(Path(work), result.evaluation, result.fitted, result.calibration_rows, result.seconds)
+        for plot in plots:
+            mlflow.log_artifact(run_id, str(plot), "plots")
+    mlflow.log_artifacts(run_id, str(result.directory), "bundle")
+    version = register_bundle(mlflow, settings, run_id, result.bundle.bundle_id, manifest["feature_service"])
+    mlflow.set_terminated(run_id)
+    return Registered(run_id, experiment, version)
+
+
+def register_bundle(mlflow: Any, settings: Settings, run_id: str, bundle_id: str, service: str) -> str:
+    """Create a version of the project's registered model from a run's `bundle` artifact; return its number."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        mlflow.create_registered_model(settings.model_name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    source = f"{mlflow.get_run(run_id).info.artifact_uri}/bundle"
+    created = mlflow.create_model_version(
+        settings.model_name, source, run_id, tags={TAG_BUNDLE: bundle_id, TAG_SERVICE: service}
+    )
+    return str(created.version)
+
+
+def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted names."""
+    out: dict[str, Any] = {}
+    for name, value in config.items():
+        out |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return out

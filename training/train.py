@@ -1,0 +1,182 @@
+"""`larder train`: split by time, fit generators and ranker on rolling cuts, evaluate, save a bundle, register it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from feature_repo.asof import AsOfReader
+from feature_repo.datasets import read_events
+from feature_repo.errors import BadInputError
+from feature_repo.settings import Settings
+from serving.bundle import Bundle, load_bundle
+from serving.candidates.contract import CandidateGenerator
+from serving.cascade.recommender import Policy
+from training.candidate_rows import RankerRows, Sampling, candidate_rows
+from training.evaluate import Evaluation
+from training.evaluate_bundle import evaluate_bundle
+from training.fit_generators import GeneratorParams, fit_generators
+from training.fit_ranker import FittedRanker, RankerParams, fit_ranker
+from training.offline_table import offline_item_table
+from training.save_bundle import feature_columns, save_bundle
+from training.split import Log, Split, Window, split_by_time
+
+GOLDEN_ROWS = 64
+#: Called with (what is being done, done, total).
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Everything that decides what model comes out, beside the data and the seed."""
+
+    target: str = "purchase"
+    repeats: Literal["keep", "drop"] = "keep"
+    service: str = "ranking_v1"
+    test_share: float = 0.1
+    windows: int = 4
+    stride: float = 1.0
+    candidates: int = 300
+    #: How many items each generator contributes, in the order of fit_generators.
+    quotas: tuple[int, ...] = (120, 60, 60, 120, 120)
+    generators: GeneratorParams = field(default_factory=GeneratorParams)
+    ranker: RankerParams = field(default_factory=RankerParams)
+    sampling: Sampling = field(default_factory=Sampling)
+
+    @property
+    def policy(self) -> Policy:
+        """What the bundle may show."""
+        return Policy(self.repeats, self.candidates, self.quotas)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A trained, evaluated and saved model."""
+
+    bundle: Bundle
+    directory: Path
+    evaluation: Evaluation
+    fitted: FittedRanker
+    calibration_rows: RankerRows
+    split: Split
+    config: TrainConfig
+    seconds: dict[str, float]
+
+
+class _Stopwatch:
+    """Seconds by phase, in order."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def train(settings: Settings, config: TrainConfig, data_hash: str, progress: Progress | None = None) -> TrainResult:
+    """Train a two-stage model on the project's event log and offline features.
+
+    The bundle learns from nothing at or after the start of the test window, so the figures in it are those of exactly
+    the model that will serve.
+
+    Raises
+    ------
+    BadInputError
+        If the events are too few, or nobody takes anything in a window.
+    """
+    report = progress or (lambda what, done, total: None)
+    watch = _Stopwatch()
+    with watch.phase("read events"):
+        log = Log.of(
+            read_events(settings, columns=["user_id", "item_id", "event_type", "event_timestamp", "received_at"])
+        )
+        split = split_by_time(log.time_us, test_share=config.test_share, windows=config.windows, stride=config.stride)
+    windows: list[RankerRows] = []
+    for number, window in enumerate(split.rolling, start=1):
+        what = f"window {number} of {len(split.rolling)}"
+        on_progress = partial(report, what)
+        windows.append(_window_rows(settings, config, log, window, watch, on_progress))
+    reader, generators = _as_of(settings, config, log, split.test, watch)
+    with watch.phase("fit ranker"):
+        report("ranker", 0, 1)
+        names = feature_columns(config.service, generators)
+        fitted = fit_ranker(windows, names, config.ranker, seed=settings.seed, threads=settings.threads)
+        report("ranker", 1, 1)
+    table = offline_item_table(reader, split.test.start_us)
+    golden = windows[-1].matrix[:: max(len(windows[-1]) // GOLDEN_ROWS, 1)][:GOLDEN_ROWS]
+    with watch.phase("save bundle"):
+        directory = save_bundle(
+            settings.bundles_dir,
+            name=settings.model_name,
+            service=config.service,
+            generators=generators,
+            ranker=fitted.ranker,
+            policy=config.policy,
+            table=table,
+            golden=golden,
+            content={
+                "data_hash": data_hash,
+                "trained_until_us": split.test.start_us,
+                "test_until_us": split.test.end_us,
+                "target": config.target,
+                "seed": settings.seed,
+                "config": asdict(config),
+            },
+            volatile={"created_at": datetime.now(UTC).isoformat()},
+        )
+        bundle = load_bundle(directory)
+    with watch.phase("evaluate"):
+        evaluation = evaluate_bundle(bundle, reader, log, settings.seed, report)
+    return TrainResult(bundle, directory, evaluation, fitted, windows[-1], split, config, watch.seconds)
+
+
+def _window_rows(
+    settings: Settings,
+    config: TrainConfig,
+    log: Log,
+    window: Window,
+    watch: _Stopwatch,
+    on_progress: Callable[[int, int], None],
+) -> RankerRows:
+    """Fit the generators before a window and label what they retrieve."""
+    targets = log.targets(window, config.target)
+    if not targets:
+        start = datetime.fromtimestamp(window.start_us / 1e6, UTC)
+        raise BadInputError(f"no {config.target} events in the window from {start:%Y-%m-%d}: nothing to learn from")
+    reader, generators = _as_of(settings, config, log, window, watch)
+    table = offline_item_table(reader, window.start_us)
+    with watch.phase("ranker rows"):
+        return candidate_rows(
+            settings,
+            reader,
+            table,
+            generators,
+            config.policy,
+            window,
+            targets,
+            service=config.service,
+            sampling=config.sampling,
+            seed=settings.seed,
+            on_progress=on_progress,
+        )
+
+
+def _as_of(
+    settings: Settings, config: TrainConfig, log: Log, window: Window, watch: _Stopwatch
+) -> tuple[AsOfReader, tuple[CandidateGenerator, ...]]:
+    with watch.phase("features as of the cut"):
+        reader = AsOfReader(settings, window.start_us)
+    with watch.phase("fit generators"):
+        generators = fit_generators(
+            log, window.start_us, config.generators, seed=settings.seed, threads=settings.threads
+        )
+    return reader, generators
