@@ -17,8 +17,7 @@ from feature_repo.errors import BadInputError, LarderError
 from feature_repo.online_reader import OnlineReader
 from feature_repo.settings import Settings
 from serving.bundle import Bundle, load_bundle
-from serving.cascade.items import build_item_table
-from serving.item_table_source import catalog_entry
+from serving.cascade.items import build_item_table, catalog_entry
 from training.evaluate_bundle import evaluate_bundle, held_out_window
 from training.split import Log
 

@@ -89,7 +89,7 @@ class EndState:
         affinities = np.full(len(users), -1, np.int64)
         used = (categories >= 0) & touches(USER_CATEGORY, etype)
         affinities[used] = self._affinities.rows((users[used] << _CODE_BITS) | categories[used])
-        for v, (view, count) in enumerate(zip(FOLD_VIEWS, self._counts(), strict=True)):
+        for v, (view, count) in enumerate(zip(FOLD_VIEWS, self.counts(), strict=True)):
             self._states[v] = _with_room(view, self._states[v], count)
         return users, items, pairs, affinities
 
@@ -111,7 +111,7 @@ class EndState:
     def save(self, directory: Path, name: str) -> dict[str, Part]:
         """Write one Parquet file per view: entity columns and state, in order of first appearance."""
         parts: dict[str, Part] = {}
-        for v, (view, count) in enumerate(zip(FOLD_VIEWS, self._counts(), strict=True)):
+        for v, (view, count) in enumerate(zip(FOLD_VIEWS, self.counts(), strict=True)):
             state = State(self._states[v].ints[:count], self._states[v].floats[:count])
             table = pa.table(self.ids(v, np.arange(count)) | state_columns(view, state))
             parts[view.name] = write_part(directory, f"end_state/{view.name}-{name}.parquet", table)
@@ -133,7 +133,8 @@ class EndState:
         end._states = [state_of(view, table) for view, table in zip(FOLD_VIEWS, tables, strict=True)]
         return end
 
-    def _counts(self) -> tuple[int, int, int, int]:
+    def counts(self) -> tuple[int, int, int, int]:
+        """Return how many rows of each view are in use."""
         return len(self._users), len(self._items), len(self._pairs), len(self._affinities)
 
 

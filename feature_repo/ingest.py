@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -18,9 +19,7 @@ from typing import Any, Final
 import msgspec
 import pyarrow as pa
 import redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from feature_repo.errors import ConflictError, UnavailableError
 from feature_repo.events import LOG_SCHEMA, SEQ_COUNTER_BITS, stream_id_of
@@ -40,8 +39,9 @@ LOG_EVERY_S: Final = 2.0
 STATUS_EVERY_S: Final = 1.0
 _RETRY_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 _FENCED: Final = -1
-#: What passes by itself: Redis away, starting, full or being replaced.
-_PASSING = (RedisConnectionError, RedisTimeoutError, OSError, OutOfMemoryError, ReadOnlyError)
+#: Errors of Redis that pass by themselves: full, its disk full, being replaced, starting. Inside a script they come as
+#: plain errors with the code in the text; they strike before the first write of a script, so it wrote nothing.
+_PASSING_CODES = re.compile(r"\b(OOM|MISCONF|READONLY|LOADING|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|TRYAGAIN)\b")
 
 
 @dataclass(slots=True)
@@ -226,7 +226,9 @@ class IngestWorker:
                     self.step(wait_ms=200)
                     self._maintain()
                     failures = 0
-                except _PASSING as error:
+                except (RedisError, OSError) as error:
+                    if not _passes(error):
+                        raise
                     self.status.redis_errors += 1
                     if not failures:
                         logger.warning("ingest waits for Redis: %s: %s", type(error).__name__, error)
@@ -299,7 +301,7 @@ class IngestWorker:
         try:
             self._try_flush()
             self._publish()
-        except _PASSING as error:
+        except (RedisError, OSError) as error:
             logger.warning("ingest ends without completing the log (the next start does): %s", error)
 
 
@@ -311,6 +313,13 @@ def warm_up() -> None:
     work = MicroBatch("warm-up", table)
     work.fold([[None] * 1 for _ in work.read_commands()])
     work.write_arguments(0, 1)
+
+
+def _passes(error: Exception) -> bool:
+    """Tell a failure that waiting cures (Redis away, full or starting) from a wrong key or a broken script."""
+    if isinstance(error, ResponseError):
+        return isinstance(error, OutOfMemoryError | ReadOnlyError) or bool(_PASSING_CODES.search(str(error)))
+    return True
 
 
 def _now_ms() -> int:

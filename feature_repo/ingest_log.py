@@ -61,9 +61,13 @@ class LiveLog:
         self._source = f"{settings.project}:events"
         self._directory.mkdir(parents=True, exist_ok=True)
         self._lock = self._locked()
-        for leftover in self._directory.glob(f"day=*/{_TEMPORARY}"):
-            leftover.unlink()
-        self.watermark = self._checked_watermark()
+        try:
+            for leftover in self._directory.glob(f"day=*/{_TEMPORARY}"):
+                leftover.unlink()
+            self.watermark = self._checked_watermark()
+        except BaseException:
+            self._lock.close()
+            raise
 
     def close(self) -> None:
         """Let another process write the log."""

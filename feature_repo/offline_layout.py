@@ -96,8 +96,11 @@ class Manifest:
 
 
 def layout_hashes() -> dict[str, str]:
-    """Hash of every view's layout."""
-    hashes = {view.name: f"{view.layout_hash:016x}" for view in FOLD_VIEWS}
+    """Hash of every view's layout; with what the values mean (half-lives), not only where they stand."""
+    hashes = {}
+    for view in FOLD_VIEWS:
+        meaning = str([(column.half_life_us, column.nullable) for column in view.columns])
+        hashes[view.name] = f"{view.layout_hash:016x}-{hashlib.sha256(meaning.encode()).hexdigest()[:8]}"
     return hashes | {RECENT_VIEW: str(RECENT_SCHEMA.names), CATALOG_VIEW: str(CATALOG_SCHEMA.names)}
 
 

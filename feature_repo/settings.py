@@ -43,7 +43,7 @@ class Settings:
     candidates: int = _doc(300, "How many candidates are ranked per request.")
     item_refresh_ms: int = _doc(500, "How often the in-process item table looks for changes.")
     plan_poll_ms: int = _doc(500, "How often serving looks for a new plan.")
-    seed: int = _doc(7, "Seed of everything random in training and evaluation.")
+    seed: int = _doc(11, "Seed of everything random in training and evaluation.")
     threads: int = _doc(2, "Threads for training; pinned so that results repeat.")
 
     @property

@@ -20,8 +20,8 @@ from feature_repo.errors import BadInputError, NotFoundError
 from feature_repo.services import feature_list, service_hash
 from serving.candidates.load import load_generator
 from serving.cascade.features import retrieval_columns
+from serving.cascade.ranker import Calibration, CatBoostRanker
 from serving.cascade.recommender import Policy, Recommender
-from serving.ranker import Calibration, load_catboost
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -146,6 +146,15 @@ def load_bundle(directory: Path) -> Bundle:
     check_golden(ranker.score(golden["matrix"]), golden["score"], manifest["golden_tolerance"])
     popular = tuple(json.loads((directory / "popular.json").read_text("utf-8")))
     return Bundle(bundle_id_of(manifest), manifest, recommender, popular)
+
+
+def load_catboost(path: Path, calibration: Calibration) -> CatBoostRanker:
+    """Load a `.cbm` file. The caller has verified its hash: a damaged file must never reach the parser."""
+    from catboost import CatBoost
+
+    model = CatBoost()
+    model.load_model(str(path), format="cbm")
+    return CatBoostRanker(model, calibration)
 
 
 def check_golden(scores: npt.NDArray[np.float64], expected: npt.NDArray[np.float64], tolerance: float) -> None:

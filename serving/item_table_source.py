@@ -10,7 +10,7 @@ from feature_repo.online_reader import AsyncOnlineReader
 from feature_repo.packed_tail import CatalogItem
 from feature_repo.rows import Rows
 from serving.cascade.item_changes import apply_changes
-from serving.cascade.items import CatalogEntry, ItemTable, build_item_table
+from serving.cascade.items import ItemTable, build_item_table, catalog_entry
 
 
 class ItemTableSource:
@@ -81,10 +81,3 @@ def _next(
     # Derived here, in a thread, and not by the next request.
     _ = following.index, following.category_names, following.category_code
     return following
-
-
-def catalog_entry(item_id: str, item: CatalogItem | None) -> CatalogEntry:
-    """Translate a catalogue row; an item that only events name is never shown."""
-    if item is None:
-        return CatalogEntry(item_id, available=False)
-    return CatalogEntry(item_id, item.title, item.category, item.price, item.created_at, item.available)

@@ -33,9 +33,7 @@ def connect(settings: Settings) -> Redis:
             socket_timeout=BACKGROUND_TIMEOUT_S,
             socket_connect_timeout=settings.redis_timeout_ms / 1000,
             retry=Retry(NoBackoff(), 0),
-            # Names of the client library would cost two more round trips per connection.
-            lib_name=None,
-            lib_version=None,
+            driver_info=None,  # telling the library's name would cost two more round trips per connection
         )
     )
 

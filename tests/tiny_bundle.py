@@ -34,7 +34,7 @@ from serving.candidates.popularity import CategoryPopularity, Popularity
 from serving.candidates.vocabulary import Vocabulary
 from serving.cascade.items import CatalogEntry, ItemTable, build_item_table
 from serving.cascade.recommender import Policy
-from serving.ranker import Calibration, CatBoostRanker
+from serving.cascade.ranker import Calibration, CatBoostRanker
 from training.save_bundle import feature_columns, save_bundle
 
 SERVICE = "ranking_v1"

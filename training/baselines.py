@@ -9,7 +9,7 @@ import numpy as np
 from feature_repo.rows import UserRows
 from serving.candidates.contract import CandidateGenerator, top_k
 from serving.candidates.history import OwnHistory
-from serving.candidates.popularity import Popularity
+from serving.candidates.popularity import CategoryPopularity, Popularity
 from serving.cascade.items import ItemTable
 
 
@@ -47,15 +47,25 @@ class FilledGenerator:
         return [table.ids[i] for i in top_k(total, self.depth)]
 
 
-def baselines(generators: tuple[CandidateGenerator, ...], history_half_life_days: float) -> dict[str, FilledGenerator]:
-    """Return the baselines of the protocol: popularity, own history filled with popularity, and each fitted model."""
+#: Plain counts of what the user did, ties broken by popularity (the floor makes popularity a tie-break).
+PLAIN_HISTORY = OwnHistory(half_life_days=1e6, popularity_floor=1e3)
+
+
+def baselines(generators: tuple[CandidateGenerator, ...]) -> dict[str, FilledGenerator]:
+    """Return the baselines of the protocol: popularity, own history, and each generator of a bundle by itself.
+
+    `own_history` counts and fills with 30-day popularity; `history_x_popularity` is the bundle's own generator, which
+    is far stronger: the two-stage model is reported against both.
+    """
     month, week = Popularity("30d"), Popularity("7d")
     found = {
         "popularity_all": FilledGenerator(Popularity("all"), None),
         "popularity_7d": FilledGenerator(week, None),
-        "own_history": FilledGenerator(OwnHistory(history_half_life_days), month),
+        "own_history": FilledGenerator(PLAIN_HISTORY, month),
     }
     for generator in generators:
-        if generator.name in {"als", "similar"}:
+        if isinstance(generator, OwnHistory):
+            found["history_x_popularity"] = FilledGenerator(generator, month)
+        elif not isinstance(generator, Popularity | CategoryPopularity):
             found[generator.name] = FilledGenerator(generator, month)
     return found

@@ -57,8 +57,8 @@ class Sampling:
         Negatives drawn uniformly from the rest of the catalogue, so that scores mean something there, too.
     """
 
-    hard: int = 120
-    easy: int = 20
+    hard: int = 80
+    easy: int = 80
 
 
 def candidate_rows(

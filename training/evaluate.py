@@ -84,8 +84,9 @@ class Evaluation:
         out |= {f"warm.{model}.coverage_at_10": value for model, value in self.coverage.items()}
         out["auc"] = float(self.auc.mean()) if len(self.auc) else float("nan")
         out["candidate_recall"] = float(self.candidate_recall.mean()) if len(self.candidate_recall) else float("nan")
-        gain, low, high = self.paired("own_history")
-        out |= {"gain_over_own_history": gain, "gain_low": low, "gain_high": high}
+        for baseline in ("own_history", "history_x_popularity"):
+            gain, low, high = self.paired(baseline)
+            out |= {f"gain_over_{baseline}": gain, f"gain_over_{baseline}_low": low, f"gain_over_{baseline}_high": high}
         return {name: value for name, value in out.items() if np.isfinite(value)}
 
 

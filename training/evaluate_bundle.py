@@ -7,7 +7,6 @@ from collections.abc import Callable
 from feature_repo.asof import AsOfReader
 from feature_repo.errors import BadInputError
 from serving.bundle import Bundle
-from serving.candidates.history import OwnHistory
 from training.baselines import baselines
 from training.evaluate import Evaluation, evaluate
 from training.offline_table import offline_item_table
@@ -42,11 +41,9 @@ def evaluate_bundle(
     targets = log.targets(window, bundle.manifest["target"])
     if not targets:
         raise BadInputError(f"no {bundle.manifest['target']} events in the test window: nothing to evaluate on")
-    generators = bundle.recommender.generators
-    half_life_days = next((g.half_life_days for g in generators if isinstance(g, OwnHistory)), 60.0)
     return evaluate(
         bundle.recommender,
-        baselines(generators, half_life_days),
+        baselines(bundle.recommender.generators),
         reader,
         offline_item_table(reader, window.start_us),
         window,

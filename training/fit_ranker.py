@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from serving.ranker import Calibration, CatBoostRanker
+from serving.cascade.ranker import Calibration, CatBoostRanker
 from training.candidate_rows import RankerRows, stack_rows
 
 Loss = Literal["YetiRank", "Logloss"]
@@ -19,11 +19,11 @@ class RankerParams:
     """Settings of the ranker; the defaults were tuned on windows before the test."""
 
     loss: Loss = "Logloss"
-    iterations: int = 1000
-    learning_rate: float = 0.05
+    iterations: int = 500
+    learning_rate: float = 0.06
     depth: int = 6
     l2: float = 5.0
-    early_stopping: int = 60
+    early_stopping: int = 40
 
 
 @dataclass(frozen=True)

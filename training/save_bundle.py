@@ -15,8 +15,8 @@ from serving.bundle import write_manifest
 from serving.candidates.contract import F32, CandidateGenerator
 from serving.cascade.features import retrieval_columns
 from serving.cascade.items import ItemTable
+from serving.cascade.ranker import CatBoostRanker
 from serving.cascade.recommender import Policy
-from serving.ranker import CatBoostRanker
 from training.fit_generators import save_generators, write_npz
 
 #: Scores of the same bytes by the same library differ by rounding at most.

@@ -52,8 +52,8 @@ def backfill(
 def apply(ctx: typer.Context) -> None:
     """Register entities, views and feature services with Feast, removing what is no longer defined.
 
-    Example
-    -------
+    Examples
+    --------
       larder features apply
     """
     from feature_repo.store import apply as run
@@ -70,8 +70,8 @@ def apply(ctx: typer.Context) -> None:
 def materialize(ctx: typer.Context) -> None:
     """Write the last offline rows to Redis, except where newer ones are there.
 
-    Example
-    -------
+    Examples
+    --------
       larder --project simulator features materialize
     """
     from feature_repo.materialize import materialize as run
@@ -106,8 +106,8 @@ def describe(
 def env(ctx: typer.Context) -> None:
     """Print the environment Feast's own command line needs for this project.
 
-    Example
-    -------
+    Examples
+    --------
       eval "$(larder features env)" && feast -c feature_repo feature-views list
     """
     import shlex

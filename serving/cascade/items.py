@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from feature_repo.packed_tail import CatalogItem
 from feature_repo.request_features import INPUTS
 from feature_repo.rows import Rows
 from feature_repo.views import ITEM_STATS
@@ -101,6 +102,13 @@ class ItemTable:
         """Item indices of ids, -1 for unknown ones."""
         index = self.index
         return np.fromiter((index.get(i, -1) for i in item_ids), np.int32, len(item_ids))
+
+
+def catalog_entry(item_id: str, item: CatalogItem | None) -> CatalogEntry:
+    """Translate a catalogue row; an item that only events name is never shown."""
+    if item is None:
+        return CatalogEntry(item_id, available=False)
+    return CatalogEntry(item_id, item.title, item.category, item.price, item.created_at, item.available)
 
 
 def build_item_table(catalog: Sequence[CatalogEntry], stats: Rows, as_of_us: int) -> ItemTable:

@@ -1,9 +1,8 @@
-"""CatBoost behind the Ranker contract, with isotonic calibration."""
+"""CatBoost behind the Ranker contract, with isotonic calibration. PURE: the loaded model comes as an argument."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,12 +58,3 @@ class CatBoostRanker:
     def probability(self, scores: F64) -> F64:
         """Calibrate raw scores."""
         return self.calibration(scores)
-
-
-def load_catboost(path: Path, calibration: Calibration) -> CatBoostRanker:
-    """Load a `.cbm` file. The caller has verified its hash: a damaged file must never reach the parser."""
-    from catboost import CatBoost
-
-    model = CatBoost()
-    model.load_model(str(path), format="cbm")
-    return CatBoostRanker(model, calibration)
