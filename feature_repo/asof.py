@@ -19,7 +19,6 @@ from feature_repo.offline_layout import (
     CATALOG_SCHEMA,
     RECENT_SCHEMA,
     VALID_FROM,
-    Manifest,
     read_manifest,
     state_of,
 )
@@ -95,18 +94,17 @@ class AsOfReader:
     def __init__(self, source: Settings | Path, as_of: datetime | int) -> None:
         self.as_of_us = microseconds(as_of)
         directory = source.offline_dir if isinstance(source, Settings) else source
-        loader = _Loader(directory, read_manifest(directory), self.as_of_us)
-        self._users, self._items = loader.view(USER_STATS), loader.view(ITEM_STATS)
-        self._pairs, self._affinities = loader.view(USER_ITEM), loader.view(USER_CATEGORY)
+        with duckdb.connect() as connection:
+            loader = _Loader(connection, directory, self.as_of_us)
+            self._users, self._items = loader.view(USER_STATS), loader.view(ITEM_STATS)
+            self._pairs, self._affinities = loader.view(USER_ITEM), loader.view(USER_CATEGORY)
+            self._recent, self._catalog = loader.recent(), loader.catalog()
         self._user_rows = _positions(self._users.columns["user_id"])
         self._pair_ranges = _ranges(self._pairs.columns["user_id"])
         self._affinity_ranges = _ranges(self._affinities.columns["user_id"])
         # Items of pairs as numbers, sorted within each user: a request of 300 pairs is one binary search.
-        self._pair_item_codes, codes = _codes(self._pairs.columns["item_id"])
-        self._pair_items = codes
-        self._recent = loader.recent()
+        self._pair_item_codes, self._pair_items = _codes(self._pairs.columns["item_id"])
         self._recent_ranges = _ranges(self._recent["user_id"])
-        self._catalog = loader.catalog()
 
     def users(self) -> list[str]:
         """Return all users with a row, sorted."""
@@ -155,8 +153,9 @@ class AsOfReader:
 class _Loader:
     """Reads the latest row per entity with DuckDB."""
 
-    def __init__(self, directory: Path, manifest: Manifest, as_of_us: int) -> None:
-        self._directory, self._manifest = directory, manifest
+    def __init__(self, connection: duckdb.DuckDBPyConnection, directory: Path, as_of_us: int) -> None:
+        self._connection, self._directory, self._manifest = connection, directory, read_manifest(directory)
+        connection.execute("SET TimeZone = 'UTC'")
         # Parquet keeps min and max of valid_from: parts after the instant are not read at all.
         self._known = f"{VALID_FROM} <= make_timestamptz({as_of_us})"
 
@@ -197,10 +196,8 @@ class _Loader:
         files = [str(path) for path in self._manifest.files(self._directory, view)]
         if not files:
             return None
-        with duckdb.connect() as connection:
-            connection.execute("SET TimeZone = 'UTC'")
-            source = f"WITH rows AS (SELECT * FROM read_parquet(?) WHERE {self._known}) {query}"
-            return connection.sql(source, params=[files]).to_arrow_table()
+        source = f"WITH rows AS (SELECT * FROM read_parquet(?) WHERE {self._known}) {query}"
+        return self._connection.sql(source, params=[files]).to_arrow_table()
 
 
 def _positions(ids: pa.Array) -> dict[str, int]:
@@ -211,7 +208,7 @@ def _ranges(ids: pa.Array) -> dict[str, tuple[int, int]]:
     """Return the (first, behind last) row of each id in a sorted column."""
     runs: Any = pc.run_end_encode(ids)
     ends = runs.run_ends.to_pylist()
-    return dict(zip(runs.values.to_pylist(), zip([0, *ends[:-1]], ends, strict=True), strict=True))
+    return dict(zip(runs.values.to_pylist(), zip([0, *ends][: len(ends)], ends, strict=True), strict=True))
 
 
 def _codes(ids: pa.Array) -> tuple[dict[str, int], I64]:

@@ -84,7 +84,7 @@ def join_sql(source: Source, columns: dict[str, str], spine: str) -> str:
     selected = ", ".join(f"{value.format(quoted(name))} AS {quoted(out)}" for out, name in columns.items())
     return (
         f"SELECT spine.{ROW}, {selected} FROM {spine} spine "
-        f"ASOF LEFT JOIN ({rows_sql(source, list(columns.values()))}) feature ON {keys} AND spine.{TIME} >= {known}"
+        f"ASOF LEFT JOIN ({rows_sql(source, list(columns.values()))}) feature ON {keys} AND spine.{TIME} > {known}"
     )
 
 
@@ -108,6 +108,20 @@ def recent_sql(source: Source, columns: dict[str, str], spine: str) -> str:
     return (
         f"SELECT {ROW}, {selected} FROM (SELECT spine.{ROW}, {known} AS events FROM {spine} spine "
         f"LEFT JOIN ({users}) feature ON spine.user_id = feature.user_id)"
+    )
+
+
+def latest_recent_sql(source: Source, columns: Sequence[str], between: tuple[int, int]) -> str:
+    """Return a query of the last events, as parallel lists, of the users whose last event lies in an interval (µs)."""
+    first, last = between
+    event = "struct_pack(item_id := item_id, event_type := event_type, time := time)"
+    rows = rows_sql(source, ["seq", *RECENT_COLUMNS.values()])
+    selected = ", ".join(f"{_list_of(name)} AS {quoted(name)}" for name in columns)
+    return (
+        f"SELECT user_id, valid_from, {selected} FROM ("
+        f"SELECT user_id, max(valid_from) AS valid_from, list({event} ORDER BY seq)[-{RECENT_EVENTS}:] AS events "
+        f"FROM ({rows}) WHERE valid_from <= make_timestamptz({last}) GROUP BY user_id) "
+        f"WHERE valid_from >= make_timestamptz({first})"
     )
 
 

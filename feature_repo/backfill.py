@@ -20,7 +20,7 @@ from feature_repo.datasets import read_items
 from feature_repo.end_state import EndState
 from feature_repo.errors import ConflictError, NotFoundError
 from feature_repo.event_log import read_report
-from feature_repo.events import EventType
+from feature_repo.events import ITEM_SCHEMA, EventType
 from feature_repo.fold import EventArrays, Snapshots, encode_events, fold_events
 from feature_repo.log_chunks import LogFile, log_chunks, log_files
 from feature_repo.offline_layout import (
@@ -192,11 +192,11 @@ def _recent(chunk: pa.Table, events: EventArrays) -> pa.Table:
 
 
 def _with_catalog(settings: Settings, manifest: Manifest) -> Manifest:
-    """Write the catalogue as a part, if it or the start of history has changed."""
+    """Write the catalogue (empty if there is none) as a part, if it or the start of history has changed."""
     try:
         items = read_items(settings)
     except NotFoundError:
-        return manifest
+        items = ITEM_SCHEMA.empty_table()
     table = catalog_table(items, manifest.first_time or 0)
     content = content_hash(table)
     if content == manifest.catalog:

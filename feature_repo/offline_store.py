@@ -21,7 +21,7 @@ from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
-from feature_repo.asof_sql import ROW, TIME, Source, join_sql, latest_sql, recent_sql
+from feature_repo.asof_sql import ROW, TIME, Source, join_sql, latest_recent_sql, latest_sql, recent_sql
 from feature_repo.errors import BadInputError, ConflictError, NotFoundError
 from feature_repo.events import TIMESTAMP
 from feature_repo.offline_layout import layout_hashes, read_manifest
@@ -253,15 +253,19 @@ def _pull(
     *,
     latest: bool,
 ) -> RetrievalJob:
-    if isinstance(data_source, FileSource) and data_source.path == RECENT_VIEW:
-        raise BadInputError(f"{RECENT_VIEW} is the event log; `larder features materialize` makes its rows")
     first = -(2**62) if start is None else _us(start)
     last = 2**62 if end is None else _us(end)
     source = _source(config, data_source, keys, {})
+    if data_source.path != RECENT_VIEW:
+        sql = latest_sql(source, columns, (first, last), latest=latest)
+    elif latest:
+        sql = latest_recent_sql(source, columns, (first, last))
+    else:
+        raise BadInputError(f"{RECENT_VIEW} has lists at a given time only; its rows are the events themselves")
 
     def query() -> pa.Table:
         with _connection() as connection:
-            return connection.sql(latest_sql(source, columns, (first, last), latest=latest)).to_arrow_table()
+            return connection.sql(sql).to_arrow_table()
 
     return DuckDBRetrievalJob(query)
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.errors import BadInputError, NotFoundError
+from feature_repo.errors import BadInputError, LarderError, NotFoundError
 from feature_repo.services import feature_list, service_hash
-from serving.candidates.load import load_generator
+from serving.candidates.load import load_generator, read_arrays
 from serving.cascade.features import retrieval_columns
 from serving.cascade.ranker import Calibration, CatBoostRanker
 from serving.cascade.recommender import Policy, Recommender
@@ -27,6 +27,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 #: Largest file a bundle may hold; anything larger is refused before it is read.
 MAX_FILE_BYTES = 2 * 1024**3
+_ALWAYS_READ = ("ranker.cbm", "calibration.npz", "golden.npz", "popular.json")
 ALLOWED_SUFFIXES = frozenset({".cbm", ".npz", ".json", ".parquet"})
 
 
@@ -82,21 +83,24 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise NotFoundError(f"no bundle in {directory}: {MANIFEST} is missing")
     try:
         manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        files = manifest["files"]
+        files = {name: (int(f["size"]), str(f["sha256"])) for name, f in manifest["files"].items()}
         service = manifest["feature_service"]
         columns = list(manifest["features"])
         generators = [g["name"] for g in manifest["generators"]]
-    except (ValueError, KeyError, TypeError) as error:
+        read = {*_ALWAYS_READ, *(g["file"] for g in manifest["generators"] if "file" in g)}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInputError(f"{path} is not a bundle manifest: {error!r}") from None
     if manifest.get("format") != FORMAT:
         raise BadInputError(f"{path} has format {manifest.get('format')!r}, this version reads {FORMAT}")
     for name in files:
         if Path(name).name != name or Path(name).suffix not in ALLOWED_SUFFIXES:
             raise BadInputError(f"bundle file {name!r} is not allowed; formats: {', '.join(sorted(ALLOWED_SUFFIXES))}")
-    if manifest["feature_service_hash"] != service_hash(service):
+    if not read <= set(files):  # nothing is read that was not verified
+        raise BadInputError(f"{path} does not list the files {', '.join(sorted(map(str, read - set(files))))}")
+    if manifest.get("feature_service_hash") != service_hash(service):
         raise BadInputError(
             f"the bundle was trained on another definition of {service!r} "
-            f"({manifest['feature_service_hash']}, here {service_hash(service)}); train it again"
+            f"({manifest.get('feature_service_hash')}, here {service_hash(service)}); train it again"
         )
     if columns != [*feature_list(service), *retrieval_columns(generators)]:
         raise BadInputError(f"the bundle's feature list differs from {service!r} with its generators' columns")
@@ -133,7 +137,17 @@ def load_bundle(directory: Path) -> Bundle:
     """
     manifest = read_manifest(directory)
     verify_files(directory, manifest)
-    calibration = np.load(directory / "calibration.npz", allow_pickle=False)
+    try:
+        return _parse(directory, manifest)
+    except LarderError:
+        raise
+    except Exception as error:  # whatever the parsers of others' formats raise on content that does not fit together
+        raise BadInputError(f"the bundle {directory} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _parse(directory: Path, manifest: dict[str, Any]) -> Bundle:
+    """Build what the verified files describe."""
+    calibration = read_arrays(directory / "calibration.npz")
     ranker = load_catboost(directory / "ranker.cbm", Calibration(calibration["score"], calibration["probability"]))
     policy = manifest["policy"]
     recommender = Recommender(
@@ -142,7 +156,7 @@ def load_bundle(directory: Path) -> Bundle:
         manifest["feature_service"],
         Policy(policy["repeats"], policy["candidates"], tuple(policy["quotas"])),
     )
-    golden = np.load(directory / "golden.npz", allow_pickle=False)
+    golden = read_arrays(directory / "golden.npz")
     check_golden(ranker.score(golden["matrix"]), golden["score"], manifest["golden_tolerance"])
     popular = tuple(json.loads((directory / "popular.json").read_text("utf-8")))
     return Bundle(bundle_id_of(manifest), manifest, recommender, popular)

@@ -24,8 +24,8 @@ BACKGROUND_TIMEOUT_S = 2.0
 
 def connect(settings: Settings) -> Redis:
     """Return a client that never retries; redis-py's defaults hang for seconds."""
-    return Redis(
-        connection_pool=BlockingConnectionPool(
+    return Redis.from_pool(  # unlike `connection_pool=`, closing the client closes the pool
+        BlockingConnectionPool(
             host=settings.redis_host,
             port=settings.redis_port,
             max_connections=_MAX_CONNECTIONS,

@@ -47,16 +47,18 @@ class ScoreService:
         scored: dict[int, ScoredPair] = {}
         whole: list[Reason] = []
         for user_id, places in by_user.items():
-            items = [pairs[place][1] for place in places]
+            items = list(dict.fromkeys(pairs[place][1] for place in places))
             user, rows, missing_reads = await self._read(user_id, items, now_us)
             whole += [reason for reason in missing_reads if reason not in whole]
             probabilities = _probabilities(release.bundle.recommender, user, table, items, rows, now_us)
             reasons = list(missing_reads)
             if not user.known and not missing_reads:
                 reasons.append("unknown_user")
-            for place, item_id, value in zip(places, items, probabilities.tolist(), strict=True):
+            by_item = dict(zip(items, probabilities.tolist(), strict=True))
+            for place in places:
+                item_id = pairs[place][1]
                 unknown: list[Reason] = [] if item_id in table.index else ["unknown_item"]
-                scored[place] = ScoredPair(user_id, item_id, value, [*reasons, *unknown])
+                scored[place] = ScoredPair(user_id, item_id, by_item[item_id], [*reasons, *unknown])
             await asyncio.sleep(0)  # a thousand users must not keep a page waiting
         level: Level = "item_side" if whole else "full"
         return Scores(

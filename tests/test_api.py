@@ -177,6 +177,8 @@ def test_scores_are_those_of_the_lists(api: RunningApi) -> None:
     shown = api.recommend("u00003", k=5)["items"]
     pairs = [{"user_id": "u00003", "item_id": item["item_id"]} for item in shown]
     pairs.insert(2, {"user_id": "nobody", "item_id": "no such item"})
+    pairs.append(pairs[0])  # the same pair twice
+    shown.append(shown[0])
     answer = api.http.post("/v1/score", json={"pairs": pairs}).json()
     assert [{k: s[k] for k in ("user_id", "item_id")} for s in answer["scores"]] == pairs
     stranger = answer["scores"].pop(2)
@@ -300,6 +302,7 @@ def test_health_and_metrics(api: RunningApi, shop: Shop, bundle_id: str) -> None
     assert ready.json()["status"] == "ready"
     assert (ready.json()["bundle_id"], ready.json()["epoch"]) == (bundle_id, 1)
     assert ready.json()["items"] >= len(shop.item_ids)
+    api.recommend("u00001")
     served = api.metric('larder_requests_total{level="full",route="/v1/recommendations",status="200"}')
     api.recommend("u00001")
     assert api.metric('larder_requests_total{level="full",route="/v1/recommendations",status="200"}') == served + 1

@@ -48,7 +48,7 @@ def fit_ranker(
     trees = max(int(scout.tree_count_), 1)
     calibration = fit_calibration(scout.predict(held.matrix, prediction_type="RawFormulaVal"), held)
     final = _fit(stack_rows(windows), None, features, params, trees, seed=seed, threads=threads)
-    importance = final.get_feature_importance(_pool(stack_rows(windows), features, params), thread_count=threads)
+    importance = final.get_feature_importance()  # by change of prediction: needs no data
     return FittedRanker(
         CatBoostRanker(final, calibration),
         trees,

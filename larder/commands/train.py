@@ -66,9 +66,7 @@ def print_result(result: TrainResult) -> None:
     print()
     for baseline in ("own_history", "history_x_popularity"):
         gain, low, high = result.evaluation.paired(baseline)
-        print(
-            f"paired gain over {baseline:<21} {gain:+.4f} nDCG@10 [{low:+.4f}, {high:+.4f}] (95 %, bootstrap over users)"
-        )
+        print(f"paired gain over {baseline:<21} {gain:+.4f} nDCG@10 [{low:+.4f}, {high:+.4f}] (95 %, bootstrap)")
     auc, recall = result.evaluation.auc.mean(), result.evaluation.candidate_recall.mean()
     print(f"AUC {auc:.3f} (mean per warm user against 100 random items); candidate recall {recall:.3f}")
     print(f"{result.fitted.best_iteration} trees; bundle {result.bundle.bundle_id}")

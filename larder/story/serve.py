@@ -7,21 +7,27 @@ import time
 import httpx
 import redis
 
+from feature_repo.ingest import read_status
 from larder.services.stack import Stack, project_service
+
+#: The worker publishes its status once a second from the moment it reads the stream.
+_FRESH_MS = 3000
 
 
 def serve(stack: Stack) -> str:
     """Start what an application needs, on top of a running stack; return the API's base URL."""
     settings = stack.settings
-    since = time.time()
 
     def ingest_ready(port: int) -> bool:
-        """See whether the worker publishes its status, which it does from the moment it reads the stream."""
-        connection = redis.Redis(settings.redis_host, settings.redis_port, socket_timeout=1.0)
-        return connection.get(f"{settings.project}:ingest:status") is not None and time.time() > since
+        with redis.Redis(settings.redis_host, settings.redis_port, socket_timeout=1.0) as connection:
+            status = read_status(connection, settings.project)
+        return status is not None and time.time() * 1e3 - status.updated_ms < _FRESH_MS
 
     def api_ready(port: int) -> bool:
-        return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=2.0).status_code == 200
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=2.0).status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
 
     stack.start(project_service(settings, "ingest", ["ingest", "run"], ready=ingest_ready), wait=False)
     api = stack.start(

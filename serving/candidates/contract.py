@@ -65,6 +65,8 @@ def top_k(scores: F32, k: int) -> I32:
         May exceed n.
     """
     positive = np.flatnonzero(scores > 0).astype(np.int32)
+    if k <= 0:  # a generator that is switched off by its quota
+        return positive[:0]
     if len(positive) > k:
         values = scores[positive]
         # Everything above the k-th value, then the smallest indices among the ties with it: argpartition alone

@@ -70,5 +70,7 @@ class OwnHistory:
         items, total = weight_per_item(table.lookup(user.recent.item_ids), weights)
         popularity = table.popularity(self.window)
         scores = np.zeros(len(table))
-        scores[items] = total * (self.popularity_floor + popularity[items] / max(float(popularity.max()), 1e-9))
+        scores[items] = total * (
+            self.popularity_floor + popularity[items] / max(float(popularity.max(initial=0.0)), 1e-9)
+        )
         return DenseQuery(scores)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from feature_repo.errors import BadInputError
 from serving.candidates.contract import CandidateGenerator
@@ -14,6 +15,12 @@ from serving.candidates.history import OwnHistory
 from serving.candidates.item_to_item import ItemToItem
 from serving.candidates.popularity import CategoryPopularity, Popularity
 from serving.candidates.vocabulary import Vocabulary
+
+
+def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Read all arrays of an `.npz` and close it; pickled ones are refused."""
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
 
 
 def load_generator(spec: dict[str, Any], directory: Path) -> CandidateGenerator:
@@ -36,7 +43,7 @@ def load_generator(spec: dict[str, Any], directory: Path) -> CandidateGenerator:
         return CategoryPopularity(name=spec["name"], **params)
     if kind == "history":
         return OwnHistory(name=spec["name"], **params)
-    arrays = np.load(directory / spec["file"], allow_pickle=False)
+    arrays = read_arrays(directory / spec["file"])
     vocabulary = Vocabulary([str(item) for item in arrays["ids"]])
     if kind == "item_factors":
         return ItemFactors(vocabulary, arrays["factors"], name=spec["name"], **params)

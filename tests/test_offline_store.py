@@ -1,0 +1,122 @@
+"""The offline store behind Feast's API: latest rows, saved results, feature views of a user's own, refusals."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
+from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+from feast.types import Int64, String
+
+from feature_repo import feature_definitions
+from feature_repo.backfill import backfill
+from feature_repo.errors import BadInputError, ConflictError, NotFoundError
+from feature_repo.offline_store import DuckDBAsOfOfflineStore
+from feature_repo.settings import Settings
+from feature_repo.store import apply
+from tests.event_tables import START, US, event, event_table, purchase, us, write_log
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    settings = Settings(home=tmp_path, project="shop")
+    events = [event("u", "i", "view", 0), purchase("u", "j", 1), event("v", "i", "view", 2), event("u", "k", "view", 3)]
+    write_log(settings, event_table(events))
+    backfill(settings)
+    return settings
+
+
+@pytest.fixture
+def store(settings: Settings) -> FeatureStore:
+    return apply(settings)
+
+
+def pull(
+    store: FeatureStore, view: FeatureView, columns: list[str], end: timedelta, *, latest: bool = True
+) -> pd.DataFrame:
+    source = view.batch_source
+    method = "pull_latest_from_table_or_query" if latest else "pull_all_from_table_or_query"
+    job = getattr(DuckDBAsOfOfflineStore, method)(
+        config=store.config,
+        data_source=source,
+        join_key_columns=["user_id"],
+        feature_name_columns=columns,
+        timestamp_field=source.timestamp_field,
+        created_timestamp_column=None,
+        start_date=START + US,
+        end_date=START + end,
+    )
+    return job.to_df().sort_values(["user_id", "valid_from"])
+
+
+def test_latest_and_all_rows_of_an_interval(store: FeatureStore) -> None:
+    view = feature_definitions.user_stats
+    latest = pull(store, view, ["user_views"], 3 * HOUR + US)
+    assert latest[["user_id", "user_views"]].to_numpy().tolist() == [["u", 2], ["v", 1]]
+    every = pull(store, view, ["user_views"], 3 * HOUR, latest=False)
+    assert every[["user_id", "user_views"]].to_numpy().tolist() == [["u", 1], ["u", 1], ["v", 1]]
+    assert us(every["valid_from"].iloc[0].to_pydatetime()) == us(START) + 1
+
+
+def test_latest_recent_items(store: FeatureStore) -> None:
+    view = feature_definitions.user_recent_items
+    rows = pull(store, view, ["recent_item_ids", "recent_types"], 3 * HOUR)
+    assert [list(x) for x in rows["recent_item_ids"]] == [["i", "j"], ["i"]]
+    assert [list(x) for x in rows["recent_types"]] == [[1, 3], [1]]
+    with pytest.raises(BadInputError, match="lists at a given time only"):
+        pull(store, view, ["recent_types"], HOUR, latest=False)
+
+
+def test_full_names_and_saved_results(store: FeatureStore, tmp_path: Path) -> None:
+    entities = pd.DataFrame({"user_id": ["v", "u"], "event_timestamp": pd.DatetimeIndex([START + 3 * HOUR] * 2)})
+    job = store.get_historical_features(entities, features=["user_stats:user_views"], full_feature_names=True)
+    assert job.to_df()["user_stats__user_views"].tolist() == [1, 1]
+    path = tmp_path / "saved.parquet"
+    job.persist(SavedDatasetFileStorage(path=str(path)))
+    assert pq.read_table(path)["user_stats__user_views"].to_pylist() == [1, 1]
+    with pytest.raises(ConflictError, match="exists"):
+        job.persist(SavedDatasetFileStorage(path=str(path)))
+
+
+def test_a_feature_view_of_a_users_own(store: FeatureStore, settings: Settings) -> None:
+    """A Parquet directory of one's own joins like ours; among rows of one time the last created counts."""
+    shop = Entity(name="branch", join_keys=["branch"], value_type=ValueType.INT64)
+    source = FileSource(path="own", timestamp_field="at", created_timestamp_column="created", name="own")
+    view = FeatureView(
+        name="own",
+        entities=[shop],
+        schema=[Field(name="branch", dtype=Int64), Field(name="stock", dtype=Int64), Field(name="note", dtype=String)],
+        source=source,
+        ttl=timedelta(0),
+    )
+    rows = pd.DataFrame({"branch": [1, 1, 1], "at": START, "created": [START, START + HOUR, START], "stock": [4, 5, 6]})
+    table = pa.Table.from_pandas(rows.assign(note="x"))
+    written: list[int] = []
+    DuckDBAsOfOfflineStore.offline_write_batch(store.config, view, table.slice(0, 2), written.append)
+    DuckDBAsOfOfflineStore.offline_write_batch(store.config, view, table.slice(2), None)
+    assert written == [2]
+    store.apply([shop, view])
+    entities = pd.DataFrame({"branch": [2, 1, 1], "event_timestamp": pd.DatetimeIndex([START, START - US, START])})
+    result = store.get_historical_features(entities, features=["own:stock", "own:note"]).to_df()
+    assert result["stock"].fillna(-1).tolist() == [-1, -1, 5]
+
+
+def test_refusals(store: FeatureStore, settings: Settings) -> None:
+    with pytest.raises(BadInputError, match="folded from events"):
+        DuckDBAsOfOfflineStore.offline_write_batch(store.config, feature_definitions.user_stats, pa.table({}), None)
+    with pytest.raises(BadInputError, match="as a DataFrame"):
+        store.get_historical_features("SELECT 1", features=["user_stats:user_views"])
+    entities = pd.DataFrame({"user": ["u"], "event_timestamp": pd.DatetimeIndex([START])})
+    with pytest.raises(BadInputError, match="no column 'user_id'"):
+        store.get_historical_features(entities, features=["user_stats:user_views"]).to_df()
+    renamed = entities.rename(columns={"user": "item_id"})
+    result = store.get_historical_features(renamed, features=["item_catalog:item_price"]).to_df()
+    assert result["item_price"].isna().all(), "a project may have no catalogue"
+    source = FileSource(path="nowhere", timestamp_field="at", name="nowhere")
+    with pytest.raises(NotFoundError, match="no rows of nowhere"):
+        DuckDBAsOfOfflineStore.pull_all_from_table_or_query(store.config, source, [], [], "at")
