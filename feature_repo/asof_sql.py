@@ -84,7 +84,7 @@ def join_sql(source: Source, columns: dict[str, str], spine: str) -> str:
     selected = ", ".join(f"{value.format(quoted(name))} AS {quoted(out)}" for out, name in columns.items())
     return (
         f"SELECT spine.{ROW}, {selected} FROM {spine} spine "
-        f"ASOF LEFT JOIN ({rows_sql(source, list(columns.values()))}) feature ON {keys} AND spine.{TIME} > {known}"
+        f"ASOF LEFT JOIN ({rows_sql(source, list(columns.values()))}) feature ON {keys} AND spine.{TIME} >= {known}"
     )
 
 

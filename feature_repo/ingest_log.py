@@ -84,10 +84,11 @@ class LiveLog:
         if batch.malformed:
             self._set_aside(batch)
         table = batch.table.filter(pc.greater(batch.table["seq"], self.watermark))
-        days = self._days(table)
-        starts = np.flatnonzero(np.r_[True, days[1:] != days[:-1]][: len(days)]).tolist()
-        for start, end in zip(starts, [*starts[1:], len(days)], strict=True):
-            self._write_run(table.slice(start, end - start), int(days[start]))
+        if table.num_rows:
+            days = self._days(table)
+            starts = np.flatnonzero(np.r_[True, days[1:] != days[:-1]]).tolist()
+            for start, end in zip(starts, [*starts[1:], len(days)], strict=True):
+                self._write_run(table.slice(start, end - start), int(days[start]))
         self.watermark = max(self.watermark, batch.last_seq)
 
     @staticmethod

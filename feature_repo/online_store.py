@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 from feature_repo.errors import BadInputError, UnavailableError
 from feature_repo.events import MAX_FUTURE_S
 from feature_repo.online_keys import base_key, checked_project, row_key, row_keys, rows_prefix
-from feature_repo.protobuf_rows import FeastRow, FeastView, ReadRow
+from feature_repo.protobuf_rows import FeastRow, FeastView, ReadRow, is_ours
 from feature_repo.redis_scripts import connect_to, connect_to_async
 from feature_repo.row_writer import RowWrite, delete_rows, write_rows, write_rows_async
 
@@ -165,8 +165,9 @@ class PackedRedisOnlineStore(OnlineStore):  # type: ignore[misc] # Feast has no 
         with _connect(config, write=True) as client:
             for table in tables:
                 delete_rows(client, rows_prefix(checked_project(config.project), table.name))
-            # What ingest folded is gone: the next materialisation has to build all rows, not only the older ones.
-            client.set(base_key(config.project), "rebuilding", xx=True)
+            if any(is_ours(table.name) for table in tables):
+                # What ingest folded is gone: the next materialisation has to build all rows, not only the older ones.
+                client.set(base_key(config.project), "rebuilding", xx=True)
 
     def _async_client(self, config: RepoConfig, *, write: bool = False) -> redis.asyncio.Redis:
         """Return the client of the running event loop: connections cannot be used from another one."""

@@ -54,6 +54,11 @@ _OURS: Final = {view.name: layout_of(view) for view in VIEWS.values()} | {
 }
 
 
+def is_ours(view: str) -> bool:
+    """Whether a view is one of views.py, written by ingest and materialise."""
+    return view in _OURS
+
+
 def _sort_of(kind: str) -> str:
     """Return what two kinds must share to be exchanged: int, float, or the same sort of tail."""
     if kind in INT_KINDS:

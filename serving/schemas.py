@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 
-from feature_repo.event_rules import is_id, normalise_id
+from feature_repo.event_rules import normalise_id
 from feature_repo.events import MAX_ID_BYTES, EventType
-from serving.event_entry import MAX_ID_CHARACTERS
+from serving.event_entry import is_bounded_id
 
 MAX_BODY_BYTES = 1_000_000
 MAX_K = 1000
@@ -23,7 +23,7 @@ def checked_id(text: str) -> str:
     ValueError
         If it is none by the rules of events.
     """
-    if len(text) > MAX_ID_CHARACTERS or not is_id(text):
+    if not is_bounded_id(text):
         raise ValueError(f"an id is 1 to {MAX_ID_BYTES} bytes of text, not blank and without control characters")
     return normalise_id(text)
 

@@ -1,6 +1,7 @@
 """Random events of a small shop, and the comparison of online features with the offline store, bit for bit."""
 
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,13 @@ def random_event(rng: random.Random, event_id: str, time_us: int) -> dict:
         "category": rng.choice([None, "tea", "cups"]),
         "price": price,
     }
+
+
+def a_view(event_id: str, user: str = "ann", *, at_us: int | None = None, **fields) -> dict:
+    """A view of item i1, now if not said otherwise."""
+    at_us = at_us or time.time_ns() // 1000
+    event = {"event_id": event_id, "user_id": user, "item_id": "i1", "event_type": "view"}
+    return event | {"event_timestamp": at_us, "received_at": at_us} | fields
 
 
 def import_history(settings, events: list[dict]) -> None:

@@ -21,14 +21,15 @@ from feature_repo.backfill import backfill
 from feature_repo.errors import BadInputError, ConflictError, UnavailableError
 from feature_repo.events import SEQ_COUNTER_BITS, seq_of, stream_id_of
 from feature_repo.ingest import IngestWorker, read_status
-from feature_repo.ingest_log import log_watermark
+from feature_repo.ingest_log import LiveLog, log_watermark
 from feature_repo.materialize import materialize
 from feature_repo.online_keys import events_key, row_key, watermark_key
 from feature_repo.online_reader import OnlineReader
 from feature_repo.redis_scripts import connect, connect_async
-from feature_repo.stream import append_events, append_events_async
+from feature_repo.stream import append_events, append_events_async, decode_entries
 from feature_repo.views import DAY_US, USER_STATS
 from tests.live_shop import (
+    a_view,
     assert_online_equals_offline,
     import_history,
     live_files,
@@ -45,12 +46,6 @@ def client(settings):
 
 def now_us() -> int:
     return time.time_ns() // 1000
-
-
-def a_view(event_id: str, user: str = "ann", *, at_us: int | None = None, **fields) -> dict:
-    at_us = at_us or now_us()
-    event = {"event_id": event_id, "user_id": user, "item_id": "i1", "event_type": "view"}
-    return event | {"event_timestamp": at_us, "received_at": at_us} | fields
 
 
 def append(client, settings, *events):
@@ -250,6 +245,17 @@ def test_one_machine_runs_one_worker(settings, client):
     started(settings, client).close()
 
 
+def test_a_stream_of_nothing_but_junk_stops_nobody(settings, client):
+    client.xadd(events_key(settings.project), {"e": b"junk"})
+    worker = started(settings, client)
+    drain(worker)
+    worker.flush()
+    worker.close()
+    assert (worker.status.events, worker.status.malformed) == (0, 1)
+    assert worker.status.log_watermark == worker.status.watermark > 0
+    assert len(list(settings.quarantine_dir.glob("*.parquet"))) == 1
+
+
 def test_what_is_no_event_is_set_aside_and_stops_nobody(settings, client):
     append(client, settings, a_view("a"))
     junk = seq_of(*map(int, client.xadd(events_key(settings.project), {"e": b"\xc1junk"}).decode().split("-")))
@@ -289,6 +295,18 @@ def test_the_log_waits_for_its_disk_and_repeats_nothing(settings, client):
     assert [path.parent.name for path in live_files(settings)] == days
 
 
+def test_a_batch_appended_to_the_log_again_is_written_once(settings, client):
+    append(client, settings, *(a_view(f"e{k}") for k in range(4)))
+    entries = client.xrange(events_key(settings.project))
+    log = LiveLog(settings)
+    log.append(decode_entries(entries[:2]))
+    log.append(decode_entries(entries))
+    log.append(decode_entries(entries))
+    log.close()
+    assert len(live_files(settings)) == 2
+    assert len(logged_seqs(settings)) == 4
+
+
 def test_files_of_the_log_that_overlap_are_dropped_or_refused(settings, client):
     append(client, settings, *(a_view(f"e{k}") for k in range(3)))
     worker = started(settings, client)
@@ -306,86 +324,6 @@ def test_files_of_the_log_that_overlap_are_dropped_or_refused(settings, client):
     file.with_name(f"live-{last}-{int(last) + 5}.parquet").write_bytes(file.read_bytes())
     with pytest.raises(ConflictError, match="two writers"):
         started(settings, client)
-
-
-def history(settings, end_us: int, seed: int = 1) -> None:
-    rng = random.Random(seed)
-    events = [random_event(rng, f"h{k}", end_us - k * 3600_000_000) for k in range(40)]
-    import_history(settings, [*events, a_view("last", "bob", at_us=end_us)])
-    backfill(settings)
-
-
-def test_materialize_is_idempotent_and_ingest_goes_on_after_it(settings, client):
-    end_us = now_us() - DAY_US
-    history(settings, end_us)
-    first, again = materialize(settings), materialize(settings)
-    assert first.rows == again.rows
-    assert sum(first.rows.values()) == first.written > 20
-    assert not first.rebuilt
-    assert not again.rebuilt
-    assert first.watermark == again.watermark == OnlineReader(client, settings.project).watermark()
-    assert_online_equals_offline(settings, client, now_us())
-    entry = OnlineReader(client, settings.project).read_items(["i3", "i1", "?"])[1]
-    assert [e and (e.title, e.available) for e in entry] == [("Title i3", False), ("Title i1", True), None]
-    worker = started(settings, client)
-    append(client, settings, a_view("live"))
-    drain(worker)
-    worker.flush()
-    later = materialize(settings)  # beside the worker: rows of live events are newer, and stay
-    assert later.watermark == worker.status.watermark > first.watermark
-    assert later.written < first.written
-    append(client, settings, a_view("live2"))
-    drain(worker)
-    worker.flush()
-    worker.close()
-    assert_online_equals_offline(settings, client, now_us())
-
-
-def test_another_history_replaces_all_rows_but_not_under_a_running_worker(settings, client):
-    history(settings, now_us() - DAY_US)
-    materialize(settings)
-    history(settings, now_us() - 2 * DAY_US, seed=2)
-    worker = started(settings, client)
-    with pytest.raises(ConflictError, match="another ingest worker"):
-        materialize(settings)
-    worker.close()
-    assert materialize(settings).rebuilt == "the imported history or a layout changed"
-    assert_online_equals_offline(settings, client, now_us())
-
-
-def test_events_folded_before_there_was_a_history_are_folded_again_on_it(settings, client):
-    append(client, settings, a_view("early"))
-    worker = started(settings, client)
-    drain(worker)
-    worker.flush()
-    worker.close()
-    history(settings, now_us() - DAY_US)
-    append(client, settings, a_view("late"))
-    assert "before there was a history" in materialize(settings).rebuilt
-    worker = started(settings, client)
-    drain(worker)
-    worker.flush()
-    worker.close()
-    assert_online_equals_offline(settings, client, now_us())
-
-
-def test_materialize_passes_over_no_accepted_event(settings, client):
-    append(client, settings, a_view("waiting"))
-    history(settings, now_us() + 60_000_000)
-    with pytest.raises(ConflictError, match="wait in the stream"):
-        materialize(settings)
-
-
-def test_history_from_the_future_is_refused(settings):
-    history(settings, now_us() + DAY_US)
-    with pytest.raises(BadInputError, match="in the future"):
-        materialize(settings)
-
-
-def test_live_events_come_after_history_whatever_the_clock_says(settings, client):
-    history(settings, now_us() + 60_000_000)
-    watermark = materialize(settings).watermark
-    assert append(client, settings, a_view("live"))[0].seq > watermark
 
 
 def test_rows_of_another_layout_stop_the_worker_before_it_writes(settings, client):

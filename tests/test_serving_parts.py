@@ -207,6 +207,18 @@ def test_ids_are_normalised() -> None:
     assert checked_id("e\u0301") == "\u00e9"
 
 
+@pytest.mark.parametrize("last", ["\x00", "\ud800", "a"])
+def test_every_letter_of_an_id_is_looked_at(last: str) -> None:
+    text = "\u03b1\u0313\u0300\u0345" * 40 + last  # 161 letters that are 41 in NFC
+    if last == "a":
+        assert checked_id(text) == prepared(user_id=text)["user_id"]
+        return
+    with pytest.raises(ValueError, match="id"):
+        checked_id(text)
+    with pytest.raises(RefusedEvent, match="bad_id"):
+        prepared(user_id=text)
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=200),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
+from feature_repo.errors import UnavailableError
 from larder.session import settings_of
 
 app = typer.Typer(rich_markup_mode=None, help="Run the API: recommendations, scores, events.")
@@ -40,6 +42,7 @@ def serve(
     settings = replace(
         settings, api_host=host or settings.api_host, api_port=settings.api_port if port is None else port
     )
+    _require_free(settings.api_host, settings.api_port)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     print(f"project {settings.project}: http://{settings.api_host}:{settings.api_port}/docs", flush=True)
     options: dict[str, Any] = {
@@ -59,3 +62,22 @@ def serve(
         os.environ.update(settings_env(settings))
         name = f"{app_from_environment.__module__}:{app_from_environment.__name__}"
         uvicorn.run(name, factory=True, workers=workers, **options)
+
+
+def _require_free(host: str, port: int) -> None:
+    """Find out before anything is loaded whether the server could listen.
+
+    Raises
+    ------
+    UnavailableError
+        If not.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise UnavailableError(
+            f"the API cannot listen on {host} port {port}: {error.strerror}; choose another with --host and --port"
+        ) from None

@@ -1,0 +1,49 @@
+"""`larder bench`: the exact figures, by one command, written to `.larder/results`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
+from feature_repo.errors import BadInputError
+from larder.session import settings_of
+
+app = typer.Typer(rich_markup_mode=None)
+
+#: Name to what it measures; each is a module of `larder/benches` with `run(settings) -> (figures, targets)`.
+BENCHES = {
+    "simulator": "how fast the simulator makes and the fold folds 1 M events",
+    "quality": "the two-stage model against the baselines on Online Retail, final cut, times as published",
+}
+
+
+@app.command()
+def bench(
+    ctx: typer.Context,
+    names: Annotated[list[str] | None, typer.Argument(help=f"Which of: {', '.join(BENCHES)}; all if none.")] = None,
+) -> None:
+    """Run benches and write their figures, targets and misses as JSON.
+
+    Each works in a directory of its own and leaves the project's data alone.
+
+    Examples
+    --------
+      larder bench
+      larder bench quality
+    """
+    from larder.results import write_results
+
+    settings = settings_of(ctx)
+    for name in names or list(BENCHES):
+        if name not in BENCHES:
+            raise BadInputError(f"no bench {name!r}; there are: {', '.join(BENCHES)}")
+    for name in names or list(BENCHES):
+        print(f"\nbench {name}: {BENCHES[name]}")
+        figures, targets = import_module(f"larder.benches.{name}").run(settings)
+        path, missed = write_results(settings, name, figures, targets)
+        for key, value in figures.items():
+            target = f"   target {targets[key][0]} {targets[key][1]:g}" if key in targets else ""
+            print(f"  {key:<40} {value:>12.4f}{target}{'   MISSED' if key in missed else ''}")
+        print(f"  written to {path}")

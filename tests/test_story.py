@@ -1,0 +1,85 @@
+"""The story of `make demo` as a test: everything real, small data, from events to a changed list."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from larder.services.ports import any_free_port
+
+
+def larder(home: Path, *arguments: str, ports: tuple[int, int, int]) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user would, with a home and ports of its own."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("LARDER_")} | {
+        "LARDER_HOME": str(home),
+        "LARDER_REDIS_PORT": str(ports[0]),
+        "LARDER_MLFLOW_PORT": str(ports[1]),
+        "LARDER_API_PORT": str(ports[2]),
+        "LARDER_REDIS_TIMEOUT_MS": "1000",  # a loaded test machine is not a dead Redis
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "larder.cli", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=600,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def ports() -> tuple[int, int, int]:
+    return any_free_port(), any_free_port(), any_free_port()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("story")
+
+
+@pytest.fixture(scope="module")
+def told(home: Path, ports: tuple[int, int, int]) -> subprocess.CompletedProcess[str]:
+    return larder(home, "demo", "--events", "60000", "--windows", "2", ports=ports)
+
+
+def test_the_demo_tells_the_whole_story(told: subprocess.CompletedProcess[str], home: Path) -> None:
+    """Import, train, gate, serve, click: the list and the features changed, within a second, for a newcomer too."""
+    assert told.returncode == 0, told.stderr[-3000:]
+    figures = json.loads((home / "results" / "demo-simulator.json").read_text())["figures"]
+    assert figures["items_changed_by_clicks"] >= 1
+    assert figures["features_changed"] >= 5
+    assert figures["new_user_items_changed"] >= 1
+    assert figures["overlap_of_users"] < 0.9
+    assert figures["visible_after_s"] < 5
+    assert figures["gain_over_own_history_low"] > 0
+    assert figures["auc"] > 0.85
+    for said in ("verdict", "PASS", "is the champion", "/docs", "p95"):
+        assert said in told.stdout
+
+
+def test_it_cleans_up_after_itself(told: subprocess.CompletedProcess[str], home: Path) -> None:
+    """Without a terminal nothing is left running."""
+    assert told.returncode == 0
+    left = [
+        p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if str(home) in " ".join(p.info["cmdline"] or [])
+    ]
+    assert left == []
+
+
+def test_a_second_run_reuses_what_is_there(
+    told: subprocess.CompletedProcess[str], home: Path, ports: tuple[int, int, int]
+) -> None:
+    """Data, features and champion of the first run serve the second, which does not train."""
+    assert told.returncode == 0
+    again = larder(home, "demo", "--once", ports=ports)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert "There is a champion already" in again.stdout
+    history = larder(home, "models", "history", ports=ports)
+    assert history.stdout.count("promote") == 1
