@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import duckdb
 import numpy as np
@@ -10,15 +10,13 @@ import pandas as pd
 import pyarrow as pa
 
 from feature_repo.asof_sql import ROW, TIME, Source, join_sql
-from feature_repo.errors import BadInputError, NotFoundError
+from feature_repo.errors import BadInputError
 from feature_repo.events import TIMESTAMP
 from feature_repo.offline_layout import read_manifest
 from feature_repo.services import feature_list
 from feature_repo.settings import Settings
+from feature_repo.store import apply
 from feature_repo.views import CATALOG_VIEW
-
-if TYPE_CHECKING:
-    from feast import FeatureStore
 
 _KEYS: Final = ("user_id", "item_id")
 _TIME: Final = "event_timestamp"
@@ -57,7 +55,7 @@ def training_frame(entities: pd.DataFrame, service: str, settings: Settings) -> 
     time = pa.array(keys[_TIME].dt.tz_convert("UTC")).cast(TIMESTAMP, safe=False)  # nanoseconds are cut off
     category = _categories(settings, keys["item_id"], time)
     keys = keys.assign(category=category.to_numpy(zero_copy_only=False), now_us=time.cast(pa.int64()).to_numpy())
-    store = _store(settings)
+    store = apply(settings)  # registers our objects where they are not, or not as they are now
     columns = {name: np.empty(len(keys), np.float32) for name in features}
     for start in range(0, len(keys), BATCH_ROWS):
         batch = keys.iloc[start : start + BATCH_ROWS]
@@ -101,12 +99,3 @@ def _categories(settings: Settings, items: pd.Series[str], time: pa.Array) -> pa
         query = join_sql(Source(files, ["item_id"]), {"category": "item_category"}, "spine")
         joined = connection.sql(f"{query} ORDER BY {ROW}").to_arrow_table()
     return joined["category"].combine_chunks()
-
-
-def _store(settings: Settings) -> FeatureStore:
-    """Open the feature store, registering our objects where they are not, or not as they are now."""
-    from feature_repo.store import apply
-
-    if not settings.offline_dir.is_dir():
-        raise NotFoundError(f"project {settings.project!r} has no features; run `larder features backfill` first")
-    return apply(settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -170,5 +171,5 @@ class RecommendationService:
 
 def _require_numbers(slate: Slate) -> None:
     """Refuse a list with a score that is no number."""
-    if not all(np.isfinite(item.score) for item in slate.items):
+    if not all(math.isfinite(item.score) for item in slate.items):
         raise ValueError("the model gave a score that is not a number")

@@ -105,7 +105,7 @@ def test_settings_say_where_values_come_from(tmp_path: Path) -> None:
     assert "project = mine  [option]" in shown
     assert "api_port = 9000  [env LARDER_API_PORT]" in shown
     assert "candidates = 17  [file larder.toml]" in shown
-    assert "seed = 7  [default]" in shown
+    assert "seed = 11  [default]" in shown
 
 
 def test_a_data_set_names_its_project_unless_one_is_named(tmp_path: Path) -> None:

@@ -76,8 +76,6 @@ class Shop(threading.Thread):
                 while not self.stopping.is_set():
                     size = self.rng.randint(1, 20)
                     batch = [random_event(self.rng, f"e{number + k}", now_us()) for k in range(size)]
-                    if number == 0:
-                        batch[0] |= {"event_type": "view", "category": "tea"}
                     number += size
                     self._send(client, batch)
                     if self.rng.random() < 0.2:

@@ -88,8 +88,6 @@ def test_online_equals_offline_after_any_history(settings, client, rng: random.R
             time_us = start_us + k * 60_000_000 + rng.choice([0, 0, -30_000_000, 90_000_000, DAY_US])
             last_us = max(last_us, time_us)
             event = random_event(rng, f"e{k}", time_us)
-            if k == 0:
-                event |= {"event_type": "view", "category": "tea"}
             (result,) = append(client, shop, event)
             assert result.status == "accepted"
             accepted.append(result.seq)

@@ -1,0 +1,152 @@
+"""The packed read: one round trip per call, sync and async alike, and never an exception for a damaged row."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from feature_repo.errors import BadInputError, UnavailableError
+from feature_repo.fold import new_state
+from feature_repo.online_keys import changed_key, row_key
+from feature_repo.online_reader import AsyncOnlineReader, OnlineReader
+from feature_repo.packed_row import pack_rows
+from feature_repo.packed_tail import CatalogItem, pack_catalog, pack_recent
+from feature_repo.redis_scripts import connect, connect_async
+from feature_repo.rows import RecentEvents
+from feature_repo.views import CATALOG_VIEW, DAY_US, ITEM_STATS, RECENT_VIEW, USER_CATEGORY, USER_ITEM, USER_STATS
+from tests.live_shop import assert_rows_equal
+
+NOW = 1_700_000_000_000_000
+
+
+@pytest.fixture
+def client(settings):
+    with connect(settings) as client:
+        yield client
+
+
+@pytest.fixture
+def reader(settings, client):
+    return OnlineReader(client, settings.project)
+
+
+def packed(view, *, age_us=0, seq=1, views=0):
+    state = new_state(view, 1)
+    state.ints[:, :2] = NOW - age_us, seq
+    state.ints[:, view.ints.index(f"{view.prefix}_views")] = views
+    return pack_rows(view, state.ints, state.floats)[0]
+
+
+def fill(client, project):
+    """A user with a row, two categories (one past its age), recent events and two pairs (one past its age)."""
+    client.set(row_key(project, USER_STATS.name, "u"), packed(USER_STATS, views=7))
+    old = 731 * DAY_US
+    categories = {"tea": packed(USER_CATEGORY, views=2), "cups": packed(USER_CATEGORY, age_us=old)}
+    client.hset(row_key(project, USER_CATEGORY.name, "u"), mapping=categories)
+    pairs = {"a": packed(USER_ITEM, views=3), "b": packed(USER_ITEM, age_us=old, views=4)}
+    client.hset(row_key(project, USER_ITEM.name, "u"), mapping=pairs)
+    recent = RecentEvents(["a", "b"], np.array([1, 3], np.int8), np.array([NOW - 2, NOW - 1]), 9)
+    client.set(row_key(project, RECENT_VIEW, "u"), pack_recent([recent])[0])
+
+
+def test_a_user_and_its_pairs_are_read_with_the_age_rule(reader, client, settings):
+    fill(client, settings.project)
+    user = reader.user("u", NOW)
+    assert user.known
+    assert user.stats.column("user_views").tolist() == [7]
+    assert user.categories == ["cups", "tea"]
+    assert user.affinities.present.tolist() == [False, True]
+    assert user.affinities.column("affinity_views")[1] == 2
+    assert (user.recent.item_ids, user.recent.types.tolist(), user.recent.seq) == (["a", "b"], [1, 3], 9)
+    pairs = reader.pairs("u", ["b", "x", "a"], NOW)
+    assert pairs.present.tolist() == [False, False, True]
+    assert np.isnan(pairs.column("pair_views")[:2]).all()
+    assert reader.pairs("u", ["b"], NOW - DAY_US).present.all()  # as of a day before it was not too old
+    assert reader.malformed == 0
+
+
+def test_unknown_users_and_no_items_are_answers(reader):
+    user = reader.user("nobody", NOW)
+    assert not user.known
+    assert (user.categories, user.recent.item_ids, len(user.affinities)) == ([], [], 0)
+    assert len(reader.pairs("nobody", [], NOW)) == 0
+    assert not reader.pairs("nobody", ["a"], NOW).present.any()
+    rows, entries = reader.read_items([])
+    assert (len(rows), entries) == (0, [])
+    assert reader.watermark() == 0
+    assert reader.changed_items(0) == []
+
+
+async def test_the_async_reader_reads_the_same(reader, client, settings):
+    fill(client, settings.project)
+    client.zadd(changed_key(settings.project), {"a": 5, "b": 7})
+    async with connect_async(settings) as own:
+        other = AsyncOnlineReader(own, settings.project)
+        ours, theirs = reader.user("u", NOW), await other.user("u", NOW)
+        assert_rows_equal(ours.stats, theirs.stats)
+        assert_rows_equal(ours.affinities, theirs.affinities)
+        assert ours.recent.item_ids == theirs.recent.item_ids
+        assert_rows_equal(reader.pairs("u", ["a", "b"], NOW), await other.pairs("u", ["a", "b"], NOW))
+        assert await other.changes(6) == reader.changes(6)
+        assert (await other.read_items(["a"]))[1] == [None]
+        assert await other.watermark() == 0
+        assert await other.changed_items(0) == ["a", "b"]
+
+
+def test_each_call_is_one_round_trip(reader, client, settings):
+    fill(client, settings.project)
+    reads = {"user": lambda: reader.user("u", NOW), "pairs": lambda: reader.pairs("u", ["a"] * 300, NOW)}
+    for name, read in reads.items():
+        read()
+        before = client.info("stats")["total_reads_processed"]
+        read()
+        # INFO itself is the second read of the socket.
+        assert client.info("stats")["total_reads_processed"] - before == 2, name
+
+
+def test_damaged_foreign_and_mistyped_rows_are_missing_and_counted(reader, client, settings):
+    project = settings.project
+    client.set(row_key(project, USER_STATS.name, "u"), b"x" * 500)
+    client.set(row_key(project, USER_CATEGORY.name, "u"), b"no hash")
+    client.set(row_key(project, RECENT_VIEW, "u"), packed(USER_STATS))
+    user = reader.user("u", NOW)
+    assert not user.known
+    assert user.categories == []
+    assert reader.malformed == 3
+    client.set(row_key(project, USER_ITEM.name, "u"), b"no hash")
+    client.hset(row_key(project, USER_ITEM.name, "v"), mapping={"a": b"", "b": packed(USER_ITEM)})
+    assert not reader.pairs("u", ["a"], NOW).present.any()
+    assert reader.pairs("v", ["a", "b"], NOW).present.tolist() == [False, True]
+    assert reader.malformed == 5
+    client.set(row_key(project, CATALOG_VIEW, "a"), b"short")
+    assert reader.read_items(["a"])[1] == [None]
+    assert reader.malformed == 6
+
+
+def test_items_come_with_their_catalogue_in_the_order_asked_for_however_many(reader, client, settings):
+    project = settings.project
+    items = [f"i{k}" for k in range(2_500)]
+    rows = {row_key(project, ITEM_STATS.name, item): packed(ITEM_STATS, views=k) for k, item in enumerate(items)}
+    entries = [CatalogItem(item, f"Title of {item}", "tea", 199, None, available=False) for item in items]
+    packed_entries = pack_catalog(entries, np.full(len(items), NOW))
+    rows |= {row_key(project, CATALOG_VIEW, item): row for item, row in zip(items, packed_entries, strict=True)}
+    client.mset(rows)
+    backwards = items[::-1]
+    stats, found = reader.read_items([*backwards, "new"])
+    assert stats.column("item_views")[:-1].tolist() == list(range(2_499, -1, -1))
+    assert not stats.present[-1]
+    assert found == [*entries[::-1], None]
+
+
+def test_redis_away_is_one_clear_error(settings):
+    with connect(replace(settings, redis_port=9, redis_timeout_ms=100)) as away:
+        reader = OnlineReader(away, settings.project)
+        for read in (lambda: reader.user("u", NOW), lambda: reader.read_items(["a"]), reader.watermark):
+            with pytest.raises(UnavailableError, match="Redis did not answer"):
+                read()
+
+
+def test_a_project_name_that_could_reach_into_another_one_is_refused(client):
+    for name in ("", "shop:fs"):
+        with pytest.raises(BadInputError, match="project name"):
+            OnlineReader(client, name)
