@@ -33,8 +33,8 @@ from serving.candidates.item_to_item import ItemToItem
 from serving.candidates.popularity import CategoryPopularity, Popularity
 from serving.candidates.vocabulary import Vocabulary
 from serving.cascade.items import CatalogEntry, ItemTable, build_item_table
-from serving.cascade.recommender import Policy
 from serving.cascade.ranker import Calibration, CatBoostRanker
+from serving.cascade.recommender import Policy
 from training.save_bundle import feature_columns, save_bundle
 
 SERVICE = "ranking_v1"

@@ -28,7 +28,7 @@ class RankerParams:
 
     loss: Loss = "Logloss"
     iterations: int = 500
-    learning_rate: float = 0.06
+    learning_rate: float = 0.08
     depth: int = 6
     l2: float = 5.0
     weight_power: float = 1.0
