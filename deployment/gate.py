@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-import redis
-
 from deployment.checks import Live, check_latency, check_outputs, check_quality
 from deployment.registry import Registry, Version
 from deployment.verdict import Check, Verdict, compare
@@ -15,6 +13,7 @@ from feature_repo.asof import AsOfReader
 from feature_repo.datasets import read_events
 from feature_repo.errors import BadInputError, LarderError
 from feature_repo.online_reader import OnlineReader
+from feature_repo.redis_scripts import connect
 from feature_repo.settings import Settings
 from serving.bundle import Bundle, load_bundle
 from serving.cascade.items import build_item_table, catalog_entry
@@ -66,8 +65,7 @@ def _measure(settings: Settings, bundle: Bundle, report: Progress) -> list[Check
 def _live(settings: Settings, users: tuple[str, ...]) -> Live:
     """Read the online store the way serving does."""
     # The gate may wait longer than a request: it measures time itself.
-    connection = redis.Redis(settings.redis_host, settings.redis_port, socket_timeout=5.0, socket_connect_timeout=2.0)
-    reader = OnlineReader(connection, settings.project)
+    reader = OnlineReader(connect(settings, timeout_ms=5000), settings.project)
     changes = reader.changes(0)
     if not changes.item_ids:
         raise LarderError("the online store holds no items; run `larder features materialize` first")

@@ -13,6 +13,7 @@ from deployment.gate import Progress, gate
 from deployment.registry import Registry, Version
 from deployment.verdict import Verdict
 from feature_repo.errors import ConflictError, LarderError, NotFoundError
+from feature_repo.redis_scripts import connect
 from feature_repo.settings import Settings
 from serving.bundle import load_bundle
 from serving.plan import Arm, Plan, encode_plan, plan_key, save_plan
@@ -87,9 +88,7 @@ class ControlPlane:
         save_plan(plan, self._settings.plan_path)
         failed = []
         try:
-            connection = redis.Redis(
-                self._settings.redis_host, self._settings.redis_port, socket_timeout=2.0, socket_connect_timeout=2.0
-            )
+            connection = connect(self._settings, timeout_ms=2000)
             connection.set(plan_key(self._settings.project), encode_plan(plan))
         except redis.RedisError as error:
             failed.append(f"Redis ({error}); serving reads the plan from disk")

@@ -181,10 +181,8 @@ def _write_all(
 
 def _announce(client: redis.Redis, project: str, writes: list[RowWrite]) -> None:
     """Put the items of rows into the change feed, so that item tables read them again."""
-    clock: Any = client.time()
-    seconds, micros = clock
-    now_ms = seconds * 1000 + micros // 1000
-    client.zadd(changed_key(project), {write.key.rpartition(b":{")[2][:-1]: now_ms for write in writes})
+    items = [write.key.rpartition(b":{")[2][:-1] for write in writes]
+    client.register_script(script_text("announce"))(keys=[changed_key(project)], args=items)
 
 
 def _all_rows(settings: Settings, manifest: Manifest) -> Iterator[tuple[str, list[RowWrite]]]:

@@ -11,7 +11,9 @@ from feature_repo.views import FOLD_VIEWS
 
 #: The order is part of the contract: a model reads its features by position.
 FEATURE_LISTS: Final[dict[str, tuple[str, ...]]] = {
-    "ranking_v1": tuple(name for name, _ in OUTPUTS),
+    # A ranker learns from rolling cuts: all rows of a cut share one hour and weekday, so these would only tell cuts
+    # apart, and mean nothing at the hour of a request.
+    "ranking_v1": tuple(name for name, _ in OUTPUTS if name not in {"f_hour_of_day", "f_day_of_week"}),
     # A purchase score is asked for given pairs, also where nothing was shown: no exposure features.
     "purchase_v1": tuple(name for name, _ in OUTPUTS if name not in {"f_item_ctr", "f_pair_impressions_7d"}),
 }

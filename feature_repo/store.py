@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from pathlib import Path
@@ -17,6 +18,23 @@ if TYPE_CHECKING:
     from feast import FeatureStore, RepoConfig
 
 REPOSITORY = Path(__file__).parent
+_METRICS_VARIABLES = ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR")
+
+
+def import_feast() -> None:
+    """Import Feast without its side effect on Prometheus.
+
+    Feast's import switches prometheus_client to multi-process files for this process and, by the environment, for all
+    its children: an API started from here would lose its own metrics. Only Feast's feature server needs that.
+    """
+    import prometheus_client.values  # noqa: F401 - decides on its mode at import: before Feast sets the variables
+
+    before = {name: os.environ[name] for name in _METRICS_VARIABLES if name in os.environ}
+    import feast  # noqa: F401 - imported for the effect that is undone below
+
+    for name in _METRICS_VARIABLES:
+        os.environ.pop(name, None)
+    os.environ.update(before)
 
 
 def feast_environment(settings: Settings) -> dict[str, str]:
@@ -44,6 +62,7 @@ def feast_environment(settings: Settings) -> dict[str, str]:
 
 def repo_config(settings: Settings) -> RepoConfig:
     """Return Feast's configuration of a project."""
+    import_feast()
     from feast import RepoConfig
 
     text = (REPOSITORY / "feature_store.yaml").read_text("utf-8")
@@ -60,6 +79,7 @@ def open_store(settings: Settings) -> FeatureStore:
     BadInputError
         If the project's name is none for Feast.
     """
+    import_feast()
     from feast import FeatureStore
 
     settings.root.mkdir(parents=True, exist_ok=True)  # the registry's database is made there
@@ -68,6 +88,7 @@ def open_store(settings: Settings) -> FeatureStore:
 
 def apply(settings: Settings) -> FeatureStore:
     """Bring the project's registry in line with feature_definitions.py and return its store. Idempotent."""
+    import_feast()
     from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
 
     from feature_repo import feature_definitions

@@ -24,14 +24,14 @@ class ItemListService:
         """List the items most similar to an item; popular ones of its category, else of all, where none is known."""
         release, table = self._state.release, self._state.table
         if table is None:
-            return self._answer("popularity_file", *self._from_file(release, k, exclude=[item_id]))
+            return self._answer("popularity_file", *self._from_file(release, k, exclude=[item_id]), release)
         reasons: list[Reason] = []
         if release is None:
             reasons.append("no_bundle")
         else:
             items = _neighbours(release, table, item_id, k)
             if items:
-                return self._answer("full", items, [])
+                return self._answer("full", items, [], release)
         index = table.index.get(item_id)
         if index is None:
             reasons.append("unknown_item")
@@ -49,7 +49,7 @@ class ItemListService:
         if table is None:
             items, reasons = self._from_file(release, k)
             # The file knows no categories: better nothing than items of another one.
-            return self._answer("popularity_file", items if category is None else [], reasons)
+            return self._answer("popularity_file", items if category is None else [], reasons, release)
         if category is not None and category not in table.category_names:
             return self._answer("full", [], ["unknown_category"])
         return self._answer("full", popular_in_table(table, k, window=window, category=category), [])
@@ -61,12 +61,13 @@ class ItemListService:
             raise UnavailableError("neither a model bundle nor the item table has been loaded yet; try again")
         return popular_in_file(release.bundle.popular, k, exclude=exclude or []), ["no_item_table"]
 
-    def _answer(self, level: Level, items: list[RankedItem], reasons: list[Reason]) -> ItemList:
-        release = self._state.release
+    def _answer(
+        self, level: Level, items: list[RankedItem], reasons: list[Reason], used: Release | None = None
+    ) -> ItemList:
         return ItemList(
             request_id=new_request_id(),
-            model_version=release.model_version if release else None,
-            bundle_id=release.bundle.bundle_id if release else None,
+            model_version=used.model_version if used else None,
+            bundle_id=used.bundle.bundle_id if used else None,
             arm=ARM,
             level=level,
             reasons=reasons,

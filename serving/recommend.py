@@ -78,11 +78,12 @@ class RecommendationService:
             served = await self._by_model(wish, release, table, now_us)
         else:
             served = self._without_model(wish, release, table)
+        used = release if served.level != "popularity" else None
         answer = Recommendations(
             request_id=wish.request_id or new_request_id(),
             user_id=wish.user_id,
-            model_version=release.model_version if release else None,
-            bundle_id=release.bundle.bundle_id if release else None,
+            model_version=used.model_version if used else None,
+            bundle_id=used.bundle.bundle_id if used else None,
             arm=ARM,
             level=served.level,
             reasons=served.reasons,
@@ -149,15 +150,14 @@ class RecommendationService:
     def _record(self, answer: Recommendations, served: _Served, k: int, now_us: int) -> None:
         for item in answer.items:
             self._metrics.served_items.labels(item.source).inc()
-        by_model = served.level in ("full", "item_side", "popularity_file")
         self._impressions.append(
             Impressions(
                 request_id=answer.request_id,
                 time_us=now_us,
                 user_id=answer.user_id,
                 assigned_arm=answer.arm,
-                served_bundle=answer.bundle_id if by_model else None,
-                model_version=answer.model_version if by_model else None,
+                served_bundle=answer.bundle_id,
+                model_version=answer.model_version,
                 level=answer.level,
                 k=k,
                 items=answer.items,

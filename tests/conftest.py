@@ -11,11 +11,13 @@ import pytest
 import redis
 
 from feature_repo.settings import Settings
+from feature_repo.store import import_feast
 from larder.services.mlflow_server import mlflow_service
 from larder.services.ports import any_free_port
 from larder.services.process import RunningService, start
 from larder.services.redis_server import redis_service
 
+import_feast()  # before any test module imports feast its own way
 _numbers = itertools.count()
 
 

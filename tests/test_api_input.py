@@ -68,6 +68,7 @@ RAW = "/v1/recommendations"
         ("/v1/events", b'{"events": []}'),
         ("/v1/events", b'{"events": {}}'),
         ("/v1/events", b'{"events": ["view"]}'),
+        ("/v1/events", b'{"events": [{"user_id": "a", "item_id": "b", "event_type": "view", "context": {"x": NaN}}]}'),
         ("/v1/events", b'{"events": [{"user_id": "a", "item_id": "b", "event_type": "rating", "value": 1e999}]}'),
         (
             "/v1/events",

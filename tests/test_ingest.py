@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def test_online_equals_offline_after_any_history(settings, client, rng: random.R
     """History, then live events with duplicates, late ones, crashes between batches and replays of whole batches."""
     client.flushall()
     start_us = now_us() - 2 * DAY_US
-    with tempfile.TemporaryDirectory() as home:
+    with tempfile.TemporaryDirectory() as home, ExitStack() as cleanup:
         shop = replace(settings, home=Path(home))
         if with_history:
             past = [random_event(rng, f"h{k}", start_us - rng.randrange(40 * DAY_US)) for k in range(30)]
@@ -81,6 +82,7 @@ def test_online_equals_offline_after_any_history(settings, client, rng: random.R
             materialize(shop)
         accepted: list[int] = []
         worker = started(shop, client, batch_events=rng.randint(1, 7))
+        cleanup.callback(lambda: worker.close())  # noqa: PLW0108 - the last worker, not this one
         positions = [worker.status.watermark]
         last_us = start_us
         for k in range(rng.randint(1, 60)):

@@ -10,6 +10,8 @@ from training.candidate_rows import RankerRows
 from training.evaluate import Evaluation
 from training.fit_ranker import FittedRanker
 
+#: Lowest probability of the calibration plot's logarithmic axes.
+_RARE = 1e-4
 _SEGMENTS = {"warm": "warm users", "new_items": "warm users, new items only", "cold": "cold users"}
 
 
@@ -64,11 +66,12 @@ def _calibration(path: Path, fitted: FittedRanker, held: RankerRows) -> Path:
     bins = np.clip(np.searchsorted(edges, predicted, "right") - 1, 0, max(len(edges) - 2, 0))
     weight = np.bincount(bins, held.weight)
     figure, axis = plt.subplots(figsize=(4.6, 4.2))
-    axis.plot(
-        np.bincount(bins, held.weight * predicted) / weight, np.bincount(bins, held.weight * held.label) / weight, "o-"
-    )
-    axis.plot([0, 1], [0, 1], ":", color="grey")
-    axis.set(xscale="symlog", yscale="symlog", xlabel="predicted probability", ylabel="share taken")
+    seen = weight > 0
+    mean = np.bincount(bins, held.weight * predicted)[seen] / weight[seen]
+    taken = np.bincount(bins, held.weight * held.label)[seen] / weight[seen]
+    axis.plot([_RARE, 1], [_RARE, 1], ":", color="grey")
+    axis.plot(np.maximum(mean, _RARE), np.maximum(taken, _RARE), "o-", color="#2b6cb0")
+    axis.set(xscale="log", yscale="log", xlabel="predicted probability", ylabel="share taken")
     axis.set_title("Calibration on the latest training window")
     return _save(figure, path)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 import httpx
-import redis
 
 from feature_repo.ingest import read_status
+from feature_repo.redis_scripts import connect
 from larder.services.stack import Stack, project_service
 
 #: The worker publishes its status once a second from the moment it reads the stream.
@@ -19,7 +19,7 @@ def serve(stack: Stack) -> str:
     settings = stack.settings
 
     def ingest_ready(port: int) -> bool:
-        with redis.Redis(settings.redis_host, settings.redis_port, socket_timeout=1.0) as connection:
+        with connect(settings, timeout_ms=1000) as connection:
             status = read_status(connection, settings.project)
         return status is not None and time.time() * 1e3 - status.updated_ms < _FRESH_MS
 

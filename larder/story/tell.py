@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import redis
 
 from feature_repo.datasets import read_events, read_items
 from feature_repo.errors import LarderError
 from feature_repo.online_reader import OnlineReader
+from feature_repo.redis_scripts import connect
 from feature_repo.settings import Settings
 from larder.story.lists import side_by_side
 from larder_client.answers import Event, RankedItem
@@ -50,8 +50,7 @@ class Teller:
         self._titles = dict(zip(ids, (t or "" for t in items["title"].to_pylist()), strict=True))
         self._category = dict(zip(ids, (c or "" for c in items["category"].to_pylist()), strict=True))
         self._users = _active_users(settings)
-        connection = redis.Redis(settings.redis_host, settings.redis_port, socket_timeout=2.0)
-        self._reader = OnlineReader(connection, settings.project)
+        self._reader = OnlineReader(connect(settings, timeout_ms=2000), settings.project)
 
     def people(self) -> float:
         """Show popularity beside two users' lists; return how much their lists overlap."""

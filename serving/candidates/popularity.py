@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from feature_repo.rows import UserRows
-from serving.candidates.contract import F32, I32, DenseQuery, top_k
+from serving.candidates.contract import F32, I32, DenseQuery
 from serving.cascade.items import ItemTable
 
 #: Long enough for every list a request may ask for.
@@ -26,25 +25,6 @@ class _RankedQuery(DenseQuery):
         return self._ranking[:k] if k <= _DEPTH else super().top(k)
 
 
-@lru_cache(maxsize=8)
-def _ranked(table_ref: _ByIdentity, window: str) -> _RankedQuery:
-    scores = table_ref.table.popularity(window).astype(np.float32)
-    return _RankedQuery(scores, top_k(scores, _DEPTH))
-
-
-@dataclass(frozen=True, eq=False)
-class _ByIdentity:
-    """Cache key: tables are compared by identity (they hold arrays)."""
-
-    table: ItemTable
-
-    def __hash__(self) -> int:
-        return id(self.table)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByIdentity) and other.table is self.table
-
-
 @dataclass(frozen=True)
 class Popularity:
     """The most bought items, decayed with a half-life (`1d`, `7d`, `30d`, `90d`) or over all time (`all`)."""
@@ -57,7 +37,8 @@ class Popularity:
 
         `now_us` is not needed: from the table's moment on, all items decay by the same factor.
         """
-        return _ranked(_ByIdentity(table), self.window)
+        scores = table.popularity(self.window).astype(np.float32)
+        return _RankedQuery(scores, table.most_popular(self.window)[:_DEPTH])
 
 
 @dataclass(frozen=True)

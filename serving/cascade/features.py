@@ -14,6 +14,8 @@ from feature_repo.services import feature_list
 from serving.candidates.contract import F32, I32, CandidateGenerator, Query
 from serving.cascade.items import ItemTable
 
+Mask = npt.NDArray[np.bool_]
+
 _USER_INPUTS = tuple(n for n in INPUTS if n.startswith("user_"))
 _PAIR_INPUTS = tuple(n for n in INPUTS if n.startswith("pair_"))
 _AFFINITY_INPUTS = tuple(n for n in INPUTS if n.startswith("affinity_"))
@@ -54,11 +56,14 @@ class Asked:
     queries: tuple[Query, ...]
     lists: tuple[I32, ...]
 
-    def merge(self, limit: int) -> Candidates:
-        """Merge the lists, best ranks first, and keep `limit` distinct items."""
+    def merge(self, limit: int, allowed: Mask | None = None) -> Candidates:
+        """Merge the lists, best ranks first, and keep `limit` distinct items (of the allowed ones, by item index)."""
         items = np.concatenate([*self.lists, np.empty(0, np.int32)]).astype(np.int32)
         ranks = np.concatenate([np.empty(0, np.int64), *(np.arange(1, len(one) + 1) for one in self.lists)])
         sources = np.repeat(np.arange(len(self.lists)), [len(one) for one in self.lists])
+        if allowed is not None:
+            may = allowed[items]
+            items, ranks, sources = items[may], ranks[may], sources[may]
         order = np.lexsort((sources, ranks))
         _, first = np.unique(items[order], return_index=True)
         kept = order[np.sort(first)][:limit]
@@ -101,7 +106,7 @@ def feature_matrix(
     Returns
     -------
     ndarray
-        C-contiguous, shape (len(items), len(feature_list(service)) + r).
+        Shape (len(items), len(feature_list(service)) + r); column-major, as it is filled and read by columns.
     """
     names = feature_list(service)
     columns = {name: user.stats.column(name) for name in _USER_INPUTS}
@@ -109,7 +114,7 @@ def feature_matrix(
     columns |= {name: pairs.column(name) for name in _PAIR_INPUTS}
     columns |= _affinity_columns(user, table, items)
     values = compute(columns, np.array([now_us], np.int64), names)
-    out = np.empty((len(items), len(names) + retrieval.shape[1]), np.float32)
+    out = np.empty((len(items), len(names) + retrieval.shape[1]), np.float32, order="F")
     for i, name in enumerate(names):
         out[:, i] = values[name]
     out[:, len(names) :] = retrieval

@@ -83,8 +83,13 @@ class ItemTable:
         code = {name: i for i, name in enumerate(self.category_names)}
         return np.fromiter((code[name] for name in self.category), np.int32, len(self.category))
 
+    @cached_property
+    def _by_window(self) -> dict[str, tuple[F64, I32]]:
+        """Popularity and its order by window: the same for all requests that see this table."""
+        return {}
+
     def popularity(self, window: str) -> F64:
-        """Popularity of every item, shape (n,).
+        """Popularity of every item, shape (n,), read-only.
 
         Parameters
         ----------
@@ -92,6 +97,23 @@ class ItemTable:
             `all` counts all purchases (views where nothing was ever bought); `1d`, `7d`, `30d`, `90d` are purchase
             lines decayed with that half-life to `as_of_us`.
         """
+        return self._ranked(window)[0]
+
+    def most_popular(self, window: str) -> I32:
+        """Items with any popularity, best first, ties to the smaller index, read-only."""
+        return self._ranked(window)[1]
+
+    def _ranked(self, window: str) -> tuple[F64, I32]:
+        found = self._by_window.get(window)
+        if found is None:
+            values = self._popularity(window)
+            some = np.flatnonzero(values > 0).astype(np.int32)
+            order = some[np.lexsort((some, -values[some]))]
+            values.flags.writeable = order.flags.writeable = False
+            found = self._by_window[window] = (values, order)
+        return found
+
+    def _popularity(self, window: str) -> F64:
         if window == "all":
             return np.nan_to_num(self.columns["item_purchases"]) + 1e-3 * np.nan_to_num(self.columns["item_views"])
         half_life_us = float(int(window.removesuffix("d")) * 86_400_000_000)

@@ -128,9 +128,7 @@ class Recommender:
         indices = table.lookup(blocked)
         allowed[indices[indices >= 0]] = False
         asked = ask(self.generators, self.policy.quotas, user, table, now_us)
-        candidates = asked.merge(limit or self.policy.candidates)
-        kept = allowed[candidates.items]
-        candidates = Candidates(candidates.items[kept], candidates.source[kept], candidates.retrieval[kept])
+        candidates = asked.merge(limit or self.policy.candidates, allowed)
         return Draft(user, table, now_us, k, candidates, allowed)
 
     def finish(self, draft: Draft, pairs: Rows) -> Slate:
