@@ -106,7 +106,7 @@ def feature_matrix(
     Returns
     -------
     ndarray
-        Shape (len(items), len(feature_list(service)) + r); column-major, as it is filled and read by columns.
+        Shape (len(items), len(feature_list(service)) + r), C-contiguous.
     """
     names = feature_list(service)
     columns = {name: user.stats.column(name) for name in _USER_INPUTS}
@@ -114,7 +114,7 @@ def feature_matrix(
     columns |= {name: pairs.column(name) for name in _PAIR_INPUTS}
     columns |= _affinity_columns(user, table, items)
     values = compute(columns, np.array([now_us], np.int64), names)
-    out = np.empty((len(items), len(names) + retrieval.shape[1]), np.float32, order="F")
+    out = np.empty((len(items), len(names) + retrieval.shape[1]), np.float32)
     for i, name in enumerate(names):
         out[:, i] = values[name]
     out[:, len(names) :] = retrieval
