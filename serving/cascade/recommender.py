@@ -20,6 +20,9 @@ from serving.cascade.items import ItemTable
 
 F64 = npt.NDArray[np.float64]
 
+#: Source of items that no generator brought.
+POPULAR = "popular"
+
 
 class Ranker(Protocol):
     """Scores rows of the feature matrix; higher is better."""
@@ -95,7 +98,7 @@ class Recommender:
     ranker: Ranker
     service: str
     policy: Policy
-    filler_window: str = "7d"
+    popular_window: str = "30d"
 
     def draft(
         self,
@@ -108,7 +111,10 @@ class Recommender:
         repeats: Literal["keep", "drop"] | None = None,
         limit: int | None = None,
     ) -> Draft:
-        """Retrieve and filter candidates.
+        """Retrieve and filter candidates; none for a user of whom nothing is known, who gets what is popular.
+
+        The ranker learned from people with a history: on Online Retail its lists for strangers reach .060 nDCG@10
+        where 30-day popularity reaches .104 (docs/models.md).
 
         Parameters
         ----------
@@ -127,24 +133,25 @@ class Recommender:
             blocked += user.recent.item_ids
         indices = table.lookup(blocked)
         allowed[indices[indices >= 0]] = False
-        asked = ask(self.generators, self.policy.quotas, user, table, now_us)
+        generators, quotas = (self.generators, self.policy.quotas) if user.known else ((), ())
+        asked = ask(generators, quotas, user, table, now_us)
         candidates = asked.merge(limit or self.policy.candidates, allowed)
         return Draft(user, table, now_us, k, candidates, allowed)
 
     def finish(self, draft: Draft, pairs: Rows) -> Slate:
         """Rank the candidates and cut the list; popular items fill what the generators could not."""
         found = draft.candidates
+        if not len(found):
+            return Slate(self._popular(draft, []), np.empty((0, 0), np.float32))
         matrix = self.matrix(draft.user, draft.table, found.items, pairs, found.retrieval, draft.now_us)
-        scores = self.ranker.score(matrix) if len(found) else np.empty(0)
+        scores = self.ranker.score(matrix)
         order = np.lexsort((found.items, -scores))[: draft.k]
         shown = self.ranker.probability(scores[order])
         items = [
             RankedItem(draft.table.ids[found.items[i]], rank, float(value), self.generators[found.source[i]].name)
             for rank, (i, value) in enumerate(zip(order, shown, strict=True), start=1)
         ]
-        if len(items) < draft.k:
-            items += self._filler(draft, taken={item.item_id for item in items})
-        return Slate(items, matrix[order])
+        return Slate(items + self._popular(draft, items), matrix[order])
 
     def matrix(self, user: UserRows, table: ItemTable, items: I32, pairs: Rows, retrieval: F32, now_us: int) -> F32:
         """Assemble the ranker's input in the order it was trained on."""
@@ -169,13 +176,24 @@ class Recommender:
         draft = self.draft(reader.user(user_id, now_us), table, now_us, k=k, repeats=repeats)
         return self.finish(draft, reader.pairs(user_id, draft.item_ids, now_us))
 
-    def _filler(self, draft: Draft, taken: set[str]) -> list[RankedItem]:
-        """Popular items, then all others in index order, until the list is as long as asked or nothing is left."""
-        scores = draft.table.popularity(self.filler_window)
-        order = np.lexsort((np.arange(len(scores)), -scores))
-        rest = (int(i) for i in order if draft.allowed[i] and draft.table.ids[i] not in taken)
-        start = len(taken) + 1
+    def _popular(self, draft: Draft, above: list[RankedItem]) -> list[RankedItem]:
+        """Popular items, then all others in index order, until the list is as long as asked or nothing is left.
+
+        Their score is their share of the recent purchases, at most that of the item above.
+        """
+        wanted = draft.k - len(above)
+        if wanted <= 0:
+            return []
+        allowed = draft.allowed.copy()
+        allowed[draft.table.lookup([item.item_id for item in above])] = False
+        popularity = draft.table.popularity(self.popular_window)
+        best = draft.table.most_popular(self.popular_window)
+        best = best[allowed[best]][:wanted]
+        allowed[best] = False
+        rest = np.flatnonzero(allowed)[: wanted - len(best)]
+        ceiling = above[-1].score if above else 1.0
+        total = max(float(popularity.sum()), 1e-9)
         return [
-            RankedItem(draft.table.ids[i], rank, 0.0, "filler")
-            for rank, i in zip(range(start, draft.k + 1), rest, strict=False)
+            RankedItem(draft.table.ids[i], rank, min(ceiling, float(popularity[i]) / total), POPULAR)
+            for rank, i in enumerate([*best.tolist(), *rest.tolist()], start=len(above) + 1)
         ]
