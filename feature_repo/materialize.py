@@ -40,7 +40,7 @@ from feature_repo.packed_tail import CatalogItem, pack_catalog, pack_recent_runs
 from feature_repo.redis_scripts import connect, script_text
 from feature_repo.row_writer import RowWrite, delete_rows, write_rows
 from feature_repo.settings import Settings
-from feature_repo.views import CATALOG_VIEW, FOLD_VIEWS, RECENT_EVENTS, RECENT_VIEW, View
+from feature_repo.views import CATALOG_VIEW, FOLD_VIEWS, RECENT_EVENTS, RECENT_VIEW, USER_STATS, View
 
 #: Rows read, packed and written at a time.
 _CHUNK_ROWS: Final = 20_000
@@ -168,7 +168,9 @@ def _write_all(
     client: redis.Redis, settings: Settings, manifest: Manifest, on_progress: Callable[[int, int], None] | None
 ) -> tuple[dict[str, int], int]:
     rows, written = dict.fromkeys([*(view.name for view in FOLD_VIEWS), RECENT_VIEW, CATALOG_VIEW], 0), 0
-    total = sum(part.rows for part in manifest.end_state.values())
+    users, catalog = manifest.end_state.get(USER_STATS.name), manifest.parts.get(CATALOG_VIEW, [])
+    # Every user has one row of recent events, too (few have none).
+    total = sum(part.rows for part in [*manifest.end_state.values(), *([users] if users else []), *catalog])
     for name, writes in _all_rows(settings, manifest):
         written += write_rows(client, writes)
         rows[name] += len(writes)

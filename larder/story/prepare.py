@@ -13,6 +13,8 @@ from feature_repo.settings import Settings
 from larder.services.stack import Stack
 from larder.story.data import ensure_data
 from larder.story.steps import PhaseProgress
+from serving.bundle import load_bundle
+from serving.plan import Plan
 
 
 class Clock:
@@ -46,8 +48,8 @@ def prepare_features(settings: Settings, dataset: str, clock: Clock, options: di
         data_hash = ensure_data(settings, dataset, end=datetime.now(UTC), options=options)
     report = read_report(settings)
     print(f"{report.accepted:,} events of {report.users:,} users on {report.items:,} items were accepted; of")
-    print(f"{report.rows_read:,} rows read, {sum(report.quarantined.values()):,} are in quarantine with their reasons:")
-    print("  " + (", ".join(f"{count:,} {reason}" for reason, count in report.quarantined.items()) or "none"))
+    print(f"{report.rows_read:,} rows read, {sum(report.quarantined.values()):,} are in quarantine", end="")
+    print("".join(f"\n  {count:>9,} {reason}" for reason, count in report.quarantined.items()))
     if report.shift_weeks:
         print(f"All times were moved by {report.shift_weeks} whole weeks, so that the history ends now.")
 
@@ -76,11 +78,7 @@ def prepare_champion(stack: Stack, data_hash: str, clock: Clock, *, windows: int
     with clock.part("start MLflow"):
         stack.wait()
     plane = ControlPlane(settings)
-    if plane.store.plan() is not None and not retrain:
-        plan = plane.store.plan()
-        print(
-            f"There is a champion already: version {plan.stable.model_version if plan else ''} (--retrain trains anew)"
-        )
+    if not retrain and _has_champion(settings, plane.store.plan()):
         plane.publish()
         return {}
     with clock.part("train"), PhaseProgress() as report:
@@ -97,3 +95,17 @@ def prepare_champion(stack: Stack, data_hash: str, clock: Clock, *, windows: int
     if promotion.plan is None:
         raise LarderError("the demo's model did not pass the gate; the verdict above says why")
     return result.evaluation.flat()
+
+
+def _has_champion(settings: Settings, plan: Plan | None) -> bool:
+    """Say whether there is a champion that this version of the code can serve."""
+    if plan is None:
+        return False
+    version = plan.stable.model_version
+    try:
+        load_bundle(settings.bundles_dir / plan.stable.bundle_id)
+    except LarderError as error:
+        print(f"Version {version} is the champion, but cannot be served: {error}")
+        return False
+    print(f"There is a champion already: version {version} (--retrain trains anew)")
+    return True
