@@ -94,6 +94,17 @@ def test_training_again_gives_the_same_bundle(trained: Trained, tmp_path: Path) 
     assert again.bundle.bundle_id == trained.result.bundle.bundle_id
 
 
+def test_moving_the_data_by_weeks_changes_no_figure(trained: Trained, tmp_path: Path) -> None:
+    """Features are differences of times: the same shop ten weeks later trains to the same model (decision 3)."""
+    later = replace(trained.settings, home=tmp_path / "later")
+    write_dataset(load_dataset("simulator", later, n_events=60_000, end=datetime(2026, 5, 10, tzinfo=UTC)), later)
+    backfill(later)
+    moved = train(later, SMALL, "hash-of-the-data")
+    assert moved.evaluation.flat() == trained.result.evaluation.flat()
+    ranker = "ranker.cbm"
+    assert (moved.directory / ranker).read_bytes() == (trained.result.directory / ranker).read_bytes()
+
+
 def test_training_frame_and_cascade_see_the_same_numbers(trained: Trained) -> None:
     """Feast's point-in-time join and the serving code's assembly give the same float32, bit for bit."""
     window = trained.result.split.test
@@ -105,12 +116,13 @@ def test_training_frame_and_cascade_see_the_same_numbers(trained: Trained) -> No
     )
     for user_id in [*list(log.targets(window, "purchase"))[:20], "nobody"]:
         user = reader.user(user_id, window.start_us)
-        draft = recommender.draft(user, table, window.start_us, k=20)
-        pairs = reader.pairs(user_id, draft.item_ids, window.start_us)
-        found = draft.candidates
-        matrix = recommender.matrix(user, table, found.items, pairs, found.retrieval, window.start_us)
+        found = recommender.draft(user, table, window.start_us, k=20).candidates.items
+        items = found if len(found) else np.arange(50, dtype=np.int32)  # a stranger has no candidates
+        item_ids = [table.ids[i] for i in items]
+        pairs = reader.pairs(user_id, item_ids, window.start_us)
+        matrix = recommender.matrix(user, table, items, pairs, np.empty((len(items), 0), np.float32), window.start_us)
         moment = pd.Timestamp(window.start_us, unit="us", tz="UTC")
-        entities = pd.DataFrame({"user_id": user_id, "item_id": draft.item_ids, "event_timestamp": moment})
+        entities = pd.DataFrame({"user_id": user_id, "item_id": item_ids, "event_timestamp": moment})
         frame = training_frame(entities, "ranking_v1", trained.settings)
         names = list(feature_list("ranking_v1"))
         np.testing.assert_array_equal(frame[names].to_numpy(np.float32), matrix[:, : len(names)])

@@ -72,7 +72,7 @@ def candidate_rows(
     *,
     service: str,
     sampling: Sampling,
-    seed: int,
+    seed: list[int],
     on_progress: Callable[[int, int], None] | None = None,
 ) -> RankerRows:
     """Retrieve, label and sample the rows of one rolling window, then join the features as of the cut.
@@ -80,7 +80,7 @@ def candidate_rows(
     The state features come through Feast's point-in-time join (`training_frame`), the retrieval features from the
     generators fitted before the cut.
     """
-    rng = np.random.default_rng([seed, window.start_us % 2**32])
+    rng = np.random.default_rng(seed)
     users: list[str] = []
     items: list[npt.NDArray[np.int32]] = []
     retrieval: list[F32] = []

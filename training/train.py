@@ -104,7 +104,7 @@ def train(settings: Settings, config: TrainConfig, data_hash: str, progress: Pro
     for number, window in enumerate(split.rolling, start=1):
         what = f"window {number} of {len(split.rolling)}"
         on_progress = partial(report, what)
-        windows.append(_window_rows(settings, config, log, window, watch, on_progress))
+        windows.append(_window_rows(settings, config, log, window, number, watch, on_progress))
     reader, generators = _as_of(settings, config, log, split.test, watch)
     with watch.phase("fit ranker"):
         report("ranker", 0, 1)
@@ -144,6 +144,7 @@ def _window_rows(
     config: TrainConfig,
     log: Log,
     window: Window,
+    number: int,
     watch: _Stopwatch,
     on_progress: Callable[[int, int], None],
 ) -> RankerRows:
@@ -165,7 +166,7 @@ def _window_rows(
             targets,
             service=config.service,
             sampling=config.sampling,
-            seed=settings.seed,
+            seed=[settings.seed, number],  # not the window's time: moving a data set by weeks changes no figure
             on_progress=on_progress,
         )
 
