@@ -121,6 +121,7 @@ class Registry:
         try:
             yield
         except MlflowException as error:
-            where = self._settings.tracking_uri
-            first = str(error).splitlines()[0]
+            where, first = self._settings.tracking_uri, str(error).splitlines()[0]
+            if "Max retries exceeded" in first:  # of the library's text, nothing but this helps a user
+                first = "it cannot be reached; start it with `larder services up`, or set mlflow_tracking_uri"
             raise UnavailableError(f"MLflow at {where} could not {what}: {first}") from error

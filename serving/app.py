@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
+import signal
+import threading
 import time
 from collections.abc import AsyncIterator
 from importlib.metadata import version
@@ -138,4 +141,12 @@ def _observe(metrics: Metrics, state: ServingState, impressions: ImpressionLog) 
 
 def app_from_environment() -> FastAPI:
     """Make the service from the settings of file and environment; for servers that start several processes."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), name="parent", daemon=True).start()
     return create_app(Settings.load())
+
+
+def _end_with(parent: int) -> None:
+    """End this process in order when the one that started it is gone: no worker outlives a supervisor's kill -9."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from feature_repo.errors import UnavailableError
 
 _LOG = logging.getLogger(__name__)
+_CANCEL_AGAIN_S = 0.2
 
 
 class BackgroundWork:
@@ -58,9 +59,11 @@ class BackgroundWork:
 
     async def stop(self) -> None:
         """End and wait for the end."""
-        if self._task is not None:
+        # A cancellation can be lost: in Python 3.11 `asyncio.wait_for`, which Redis clients use, swallows one that
+        # arrives together with the answer. One that was lost is sent again.
+        while self._task is not None and not self._task.done():
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await asyncio.wait({self._task}, timeout=_CANCEL_AGAIN_S)
 
     async def _repeat(self) -> None:
         while True:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
+import psutil
 import pytest
 import redis
 
@@ -31,7 +32,7 @@ def serving(settings: Settings, port: int, *options: str) -> Iterator[subprocess
     finally:
         if process.poll() is None:
             process.kill()
-        process.communicate()
+        process.communicate(timeout=30)
 
 
 def ready(url: str) -> bool:
@@ -73,6 +74,21 @@ def test_two_workers_answer(settings: Settings) -> None:
         assert answer.json()["level"] == "full"
         process.terminate()
         process.communicate(timeout=20)
+
+
+def test_no_worker_outlives_a_killed_supervisor(settings: Settings) -> None:
+    with redis.Redis(port=settings.redis_port) as client:
+        open_shop(settings, client)
+    port = any_free_port()
+    with serving(settings, port, "--workers", "2") as process:
+        wait_until(lambda: ready(f"http://127.0.0.1:{port}") or process.poll() is not None, timeout_s=40)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        assert len(workers) >= 2
+        process.kill()
+        _, left = psutil.wait_procs(workers, timeout=15)
+        for worker in left:
+            worker.kill()
+        assert left == []
 
 
 def test_a_port_in_use_is_said_in_one_line(settings: Settings) -> None:

@@ -18,6 +18,7 @@ from feature_repo.event_rules import REASONS
 from feature_repo.events import EVENT_SCHEMA
 from feature_repo.rows import Rows, null_rows
 from feature_repo.views import DAY_US, ITEM_STATS
+from serving.background import BackgroundWork
 from serving.cascade.item_changes import apply_changes
 from serving.cascade.items import CatalogEntry, ItemTable, build_item_table
 from serving.cascade.recommender import RankedItem
@@ -251,3 +252,25 @@ def test_the_edge_and_the_event_rules_agree_on_ids(text: str) -> None:
     else:
         assert checked_id(text)
         assert checked_id(text).encode(), "no lone surrogate comes through"
+
+
+async def test_background_work_ends_although_a_cancellation_is_lost() -> None:
+    """A client that swallows one cancellation (Python 3.11's wait_for does) cannot keep the service from ending."""
+    begun, lost = asyncio.Event(), 0
+
+    async def swallow() -> None:
+        nonlocal lost
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            lost += 1
+            if lost > 1:
+                raise
+
+    work = BackgroundWork("swallow", 0.0, swallow, {})
+    work.start()
+    await begun.wait()
+    async with asyncio.timeout(5):
+        await work.stop()
+    assert lost >= 1
