@@ -113,8 +113,8 @@ class Recommender:
     ) -> Draft:
         """Retrieve and filter candidates; none for a user of whom nothing is known, who gets what is popular.
 
-        The ranker learned from people with a history: on Online Retail its lists for strangers reach .060 nDCG@10
-        where 30-day popularity reaches .104 (docs/models.md).
+        The ranker learned from people with a history; its lists for strangers are worse than popularity
+        (docs/models.md).
 
         Parameters
         ----------
