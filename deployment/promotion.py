@@ -21,12 +21,12 @@ from serving.plan import Arm, Plan, encode_plan, plan_key, save_plan
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """What a promotion did; `plan` is None where the verdict did not allow it."""
+    """What a promotion did; `plan` is None where the verdict did not allow it, `unpublished` as `publish` says."""
 
     version: Version
     verdict: Verdict
     plan: Plan | None
-    published: list[str]
+    unpublished: list[str]
 
 
 class ControlPlane:

@@ -152,7 +152,7 @@ def test_gate_promote_and_roll_back(trained: Trained) -> None:
         plane.rollback(why="nothing there")
     promotion = plane.promote("1", why="first")
     assert promotion.plan is not None, promotion.verdict.lines()
-    assert promotion.published == []
+    assert promotion.unpublished == []
     assert plane.registry.version("1").aliases == ("champion",)
     assert plane.registry.version("1").verdict == "passed"
     with pytest.raises(NotFoundError, match="first champion"):

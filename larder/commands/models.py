@@ -122,7 +122,7 @@ def print_verdict(promotion: Promotion) -> None:
             print(f"  {check.name}: {check.explanation}")
     if promotion.plan is not None:
         print(f"version {verdict.version} is the champion (epoch {promotion.plan.epoch})")
-    _print_failed(promotion.published)
+    _print_failed(promotion.unpublished)
 
 
 def _print_failed(failed: list[str]) -> None:

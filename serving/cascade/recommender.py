@@ -109,7 +109,6 @@ class Recommender:
         k: int,
         exclude: Sequence[str] = (),
         repeats: Literal["keep", "drop"] | None = None,
-        limit: int | None = None,
     ) -> Draft:
         """Retrieve and filter candidates; none for a user of whom nothing is known, who gets what is popular.
 
@@ -124,8 +123,6 @@ class Recommender:
             Items that must not be shown.
         repeats
             Overrides the policy for this request.
-        limit
-            Overrides `policy.candidates`.
         """
         allowed = table.available.copy()
         blocked = list(exclude)
@@ -135,7 +132,7 @@ class Recommender:
         allowed[indices[indices >= 0]] = False
         generators, quotas = (self.generators, self.policy.quotas) if user.known else ((), ())
         asked = ask(generators, quotas, user, table, now_us)
-        candidates = asked.merge(limit or self.policy.candidates, allowed)
+        candidates = asked.merge(self.policy.candidates, allowed)
         return Draft(user, table, now_us, k, candidates, allowed)
 
     def finish(self, draft: Draft, pairs: Rows) -> Slate:
