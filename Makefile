@@ -11,6 +11,8 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.larder-setup
+OPENMP ?= libgomp.so.1
+HAS_OPENMP = $(BIN)/python -c 'import ctypes; ctypes.CDLL("$(OPENMP)")' 2>/dev/null
 
 .PHONY: help setup demo test test-faults lint bench docs lock clean
 
@@ -40,6 +42,10 @@ $(STAMP): requirements.lock pyproject.toml
 	  echo "make setup: uv could not install; trying pip" >&2; \
 	  $(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements.lock; }
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --offline --no-deps --no-build-isolation --editable .
+	@# implicit's ALS needs the OpenMP runtime: the one system library that comes in no wheel.
+	@[ "$$(uname -s)" != Linux ] || $(HAS_OPENMP) || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  apt-get update -qq && apt-get install -y -qq libgomp1 && $(HAS_OPENMP); } || { \
+	  echo "make setup: the OpenMP runtime (libgomp.so.1) is missing; on Debian and Ubuntu: sudo apt-get install libgomp1" >&2; exit 1; }
 	@touch $@
 	@echo "make setup: done"
 

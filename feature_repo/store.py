@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
-import yaml  # type: ignore[import-untyped] # comes with Feast; its stubs are not among our dependencies
+import yaml  # type: ignore[import-untyped] # its stubs are not among our dependencies
 
 from feature_repo.errors import BadInputError
 from feature_repo.settings import Settings
