@@ -31,6 +31,7 @@ from serving.recommend import RecommendationService
 from serving.redis_client import BACKGROUND_TIMEOUT_S, RedisGuard, connect
 from serving.release_loader import ReleaseLoader
 from serving.routes_admin import admin_routes
+from serving.routes_docs import install_docs
 from serving.routes_events import event_routes
 from serving.routes_health import health_routes
 from serving.routes_items import item_routes
@@ -104,8 +105,10 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
         version=version("larder"),
         description=_DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
     )
+    install_docs(app)
     app.state.serving = state
     app.state.metrics = metrics
     problems.install(app)

@@ -357,3 +357,12 @@ def test_admin_is_for_this_machine_only(api: RunningApi) -> None:
     forwarded = api.http.get(path, headers={"X-Forwarded-For": "203.0.113.7"})
     assert [r.status_code for r in (rebound, forwarded)] == [403, 403]
     assert rebound.json()["error"]["code"] == "forbidden"
+
+
+def test_the_page_of_the_api_needs_no_internet(api: RunningApi) -> None:
+    """Every script and style of `/docs` comes from this process."""
+    page = api.http.get("/docs").text
+    assets = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(assets) >= 3
+    assert not [link for link in assets if "://" in link]
+    assert [api.http.get(link).status_code for link in assets] == [200] * len(assets)

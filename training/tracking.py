@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,21 +70,24 @@ def register_training(settings: Settings, result: TrainResult) -> Registered:
 
 
 def _register(settings: Settings, result: TrainResult) -> Registered:
+    from mlflow.entities import Metric, Param
+
     mlflow = client(settings)
     found = mlflow.get_experiment_by_name(EXPERIMENT)
     experiment = found.experiment_id if found else mlflow.create_experiment(EXPERIMENT)
     manifest = result.bundle.manifest
     run = mlflow.create_run(experiment, run_name=f"{settings.project}-{result.bundle.bundle_id[:8]}")
     run_id = run.info.run_id
-    for name, value in _flatten(manifest["config"]).items():
-        mlflow.log_param(run_id, name, value)
-    for name in ("data_hash", "code_version", "feature_service_hash", "seed"):
-        mlflow.log_param(run_id, name, manifest[name])
-    for name, metric in result.evaluation.flat().items():
-        mlflow.log_metric(run_id, name, metric)
-    for name, metric in result.seconds.items():
-        mlflow.log_metric(run_id, f"seconds.{name.replace(' ', '_')}", metric)
-    mlflow.log_metric(run_id, "trees", result.fitted.best_iteration)
+    names = ("data_hash", "code_version", "feature_service_hash", "seed")
+    params = _flatten(manifest["config"]) | {name: manifest[name] for name in names}
+    figures = result.evaluation.flat() | {"trees": float(result.fitted.best_iteration)}
+    figures |= {f"seconds.{name.replace(' ', '_')}": value for name, value in result.seconds.items()}
+    now_ms = int(time.time() * 1000)
+    mlflow.log_batch(
+        run_id,
+        metrics=[Metric(name, value, now_ms, 0) for name, value in figures.items()],
+        params=[Param(name, str(value)) for name, value in params.items()],
+    )
     mlflow.log_dict(run_id, {"rows": result.evaluation.table()}, "evaluation.json")
     mlflow.log_dict(run_id, result.fitted.importance, "importance.json")
     with tempfile.TemporaryDirectory() as work:
