@@ -39,8 +39,6 @@ class Settings:
     mlflow_tracking_uri: str = _doc("", "URI of an MLflow server to use instead of the embedded one.")
     api_host: str = _doc("127.0.0.1", "Address the API listens on.")
     api_port: int = _doc(8099, "Port of the API.")
-    request_budget_ms: int = _doc(100, "Deadline of a recommendation request.")
-    candidates: int = _doc(300, "How many candidates are ranked per request.")
     item_refresh_ms: int = _doc(500, "How often the in-process item table looks for changes.")
     plan_poll_ms: int = _doc(500, "How often serving looks for a new plan.")
     seed: int = _doc(11, "Seed of everything random in training and evaluation.")

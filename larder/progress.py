@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO, TypeVar
-
-T = TypeVar("T")
+from typing import TextIO
 
 #: Seconds between plain lines.
 _EVERY_S = 5.0
@@ -90,13 +88,3 @@ def progress(title: str, total: float | None = None, out: TextIO | None = None) 
 
         yield _Bar()
         bars.update(task, note="")
-
-
-def track(items: Iterable[T], title: str, total: float | None = None) -> Iterator[T]:
-    """Yield the items of `items`, showing progress; `total` defaults to its length, if it has one."""
-    if total is None and isinstance(items, Sized):
-        total = len(items)
-    with progress(title, total) as shown:
-        for item in items:
-            yield item
-            shown.advance()

@@ -99,12 +99,12 @@ def test_a_home_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None
 
 
 def test_settings_say_where_values_come_from(tmp_path: Path) -> None:
-    (tmp_path / "larder.toml").write_text("candidates = 17\napi_port = 1\n")
+    (tmp_path / "larder.toml").write_text("threads = 17\napi_port = 1\n")
     env = {"LARDER_API_PORT": "9000", "PATH": ""}
     shown = larder("--project", "mine", "settings", cwd=tmp_path, env=env).stdout
     assert "project = mine  [option]" in shown
     assert "api_port = 9000  [env LARDER_API_PORT]" in shown
-    assert "candidates = 17  [file larder.toml]" in shown
+    assert "threads = 17  [file larder.toml]" in shown
     assert "seed = 11  [default]" in shown
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -87,3 +88,12 @@ def test_projects_do_not_share_paths() -> None:
     ]
     assert all(getattr(one, path) != getattr(other, path) for path in paths)
     assert one.model_name != other.model_name
+
+
+def test_every_setting_does_something() -> None:
+    """A setting that no code reads would be a promise nobody keeps."""
+    root = Path(__file__).parent.parent
+    folders = ("feature_repo", "serving", "training", "deployment", "larder")
+    text = "\n".join(path.read_text("utf-8") for folder in folders for path in (root / folder).rglob("*.py"))
+    unread = [f.name for f in fields(Settings) if not re.search(rf"(settings|self)\.{f.name}\b", text)]
+    assert unread == []

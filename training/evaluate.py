@@ -70,11 +70,6 @@ class Evaluation:
         models = self.metrics[segment]
         return bootstrap_mean(models[TWO_STAGE][metric] - models[baseline][metric], seed=self.seed)
 
-    def strongest_baseline(self, *, segment: str = "warm") -> str:
-        """Return the baseline with the highest nDCG@10."""
-        means = {m: float(v["ndcg@10"].mean()) for m, v in self.metrics[segment].items() if m != TWO_STAGE}
-        return max(means, key=lambda model: means[model])
-
     def flat(self) -> dict[str, float]:
         """Figures by name, for MLflow and the manifest."""
         out: dict[str, float] = {}
