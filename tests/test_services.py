@@ -106,7 +106,7 @@ def test_other_settings_than_the_running_ones_are_a_conflict(own: Settings) -> N
         ):
             pass
         api = project_service(own, "api", ["settings"], ready=lambda _: True)
-        other = project_service(replace(own, candidates=7), "api", ["settings"], ready=lambda _: True)
+        other = project_service(replace(own, seed=7), "api", ["settings"], ready=lambda _: True)
         assert api.fingerprint(1) != other.fingerprint(1)
 
 
@@ -168,7 +168,7 @@ with Stack(Settings(home=Path({str(own.home)!r}), redis_port={own.redis_port}), 
 
 
 def test_settings_reach_a_child_process_unchanged(own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    changed = replace(own, project="näh", candidates=17, mlflow_tracking_uri="", home=own.home.resolve())
+    changed = replace(own, project="näh", seed=17, mlflow_tracking_uri="", home=own.home.resolve())
     for name, value in settings_env(changed).items():
         monkeypatch.setenv(name, value)
     assert Settings.load() == replace(changed, data_dir=changed.data_dir.resolve())
