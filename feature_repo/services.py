@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from typing import Final
 
 from feature_repo.errors import NotFoundError
@@ -34,6 +35,7 @@ def feature_list(service: str) -> tuple[str, ...]:
         raise NotFoundError(f"no feature service {service!r}; there are: {known}") from None
 
 
+@cache
 def service_hash(service: str) -> str:
     """Hash of a service's ordered features and of the layouts they are computed from; kept in every bundle."""
     text = "|".join([*feature_list(service), *(f"{view.name}={view.layout_hash:016x}" for view in FOLD_VIEWS)])

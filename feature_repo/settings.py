@@ -41,6 +41,10 @@ class Settings:
     api_port: int = _doc(8099, "Port of the API.")
     item_refresh_ms: int = _doc(500, "How often the in-process item table looks for changes.")
     plan_poll_ms: int = _doc(500, "How often serving looks for a new plan.")
+    impression_days: int = _doc(14, "Days for which the log of what was served is kept.")
+    impression_all_candidates_share: float = _doc(
+        0.01, "Share of requests for which that log keeps what the model saw of all candidates, not of the list only."
+    )
     seed: int = _doc(11, "Seed of everything random in training and evaluation.")
     threads: int = _doc(2, "Threads for training; pinned so that results repeat.")
 

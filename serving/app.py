@@ -22,7 +22,7 @@ from serving.background import BackgroundWork
 from serving.event_intake import EventIntake
 from serving.feature_reads import FeatureReads
 from serving.http import MeasuredApp
-from serving.impressions import ImpressionLog
+from serving.impression_log import ImpressionLog
 from serving.ingest_status import read_ingest
 from serving.item_lists import ItemListService
 from serving.item_table_source import ItemTableSource
@@ -69,9 +69,13 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
     reader = AsyncOnlineReader(client, settings.project)
     state = ServingState(ItemTableSource(reader, now_us))
     loader = ReleaseLoader(settings, client, state, metrics)
-    impressions = ImpressionLog(settings.impressions_dir, metrics.impressions_dropped.inc)
+    impressions = ImpressionLog(
+        settings.impressions_dir, metrics.impressions_dropped.inc, keep_days=settings.impression_days
+    )
     reads = FeatureReads(reader, guard, metrics)
-    recommendations = RecommendationService(state, reads, impressions, metrics, now_us)
+    recommendations = RecommendationService(
+        state, reads, impressions, metrics, now_us, all_candidates_share=settings.impression_all_candidates_share
+    )
     intake = EventIntake(settings.project, client, guard, state, metrics, now_us)
     _observe(metrics, state, impressions)
 

@@ -1,27 +1,67 @@
-"""What was served: one record per answer, appended to files by a thread of its own so that no answer waits for it."""
+"""What was served and what the model saw: the record of one answer, as it is handed over and as it is on disk.
+
+`impression_log.py` writes the records; `larder features check` reads them back and computes the features again.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import base64
+import hashlib
 import logging
-import os
-import queue
-import threading
-import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import Final
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
+from feature_repo.rows import UserRows
 from serving.cascade.recommender import RankedItem
 
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+F32 = npt.NDArray[np.float32]
+
 _LOG = logging.getLogger(__name__)
-#: Records waiting to be written; about 10 MB at k = 20.
-QUEUE_LENGTH = 10_000
-_FLUSH_S = 0.5
+#: In place of a `seq`: Redis did not answer in time, so the model saw nulls whatever the row holds.
+NOT_READ: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the ranker got for n items, by reference: nothing is encoded while the user waits.
+
+    Attributes
+    ----------
+    service
+        Feature service of the model; its features are the first columns of `matrix`, retrieval's follow.
+    service_hash
+        `services.service_hash` of it.
+    candidates
+        Ids of the n items where all candidates are kept; None where they are the first n of the list served.
+    matrix
+        Shape (n, features).
+    item_seq, pair_seq
+        `seq` of the rows used, shape (n,); 0 where there was none, `NOT_READ` where it could not be read.
+    category
+        Position of each item's category in `category_names`, shape (n,).
+    user
+        The user's rows.
+    """
+
+    service: str
+    service_hash: str
+    candidates: list[str] | None
+    matrix: F32
+    item_seq: I64
+    pair_seq: I64
+    category: I32
+    category_names: tuple[str, ...]
+    user: UserRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +76,11 @@ class Impressions:
         Arm of the plan the user belongs to; guardrails count by it, so a fallback hides nothing.
     served_bundle
         Bundle that made the list; None where none did (popularity).
-    user_seq
-        `seq` of the user's row and of the recent events the model saw; 0 where there was none.
+    user_seq, recent_seq
+        `seq` of the user's row and of the recent events the model saw; 0 where there was none, `NOT_READ` where they
+        could not be read.
+    seen
+        None where no model ranked anything.
     """
 
     request_id: str
@@ -53,99 +96,115 @@ class Impressions:
     recent_seq: int
     feature_age_s: float | None
     reasons: list[str]
+    seen: Seen | None = None
 
 
-class ImpressionLog:
-    """A bounded queue and the thread that appends JSON lines to `<directory>/<UTC day>/<start>-<pid>.jsonl`.
+class SeenRecord(msgspec.Struct, frozen=True):
+    """`Seen` on disk.
 
-    Parameters
-    ----------
-    directory
-        `Settings.impressions_dir`.
-    on_drop
-        Called with the number of records that were lost: the queue was full, or the disk refused them.
-    length
-        Records that may wait.
+    `packed` is base64 of zlib of: the matrix (float32, column after column, as most are the same for all items), then
+    `item_seq`, `pair_seq` (int64), and each item's position in `categories` (int32); all little endian, length `rows`.
     """
 
-    def __init__(self, directory: Path, on_drop: Callable[[int], None], length: int = QUEUE_LENGTH) -> None:
-        self._directory = directory
-        self._on_drop = on_drop
-        self._queue: queue.Queue[Impressions | None] = queue.Queue(length)
-        self._name = f"{time.time_ns() // 1_000_000}-{os.getpid()}.jsonl"
-        self._file: IO[bytes] | None = None
-        self._day = ""
-        self._thread = threading.Thread(target=self._run, name="impressions", daemon=True)
+    service: str
+    service_hash: str
+    candidates: list[str] | None
+    rows: int
+    columns: int
+    categories: list[str]
+    #: `seq` of the user's row of each of `categories`, like `pair_seq`.
+    affinity_seq: list[int]
+    packed: str
 
-    @property
-    def waiting(self) -> int:
-        """Records not yet taken up by the thread."""
-        return self._queue.qsize()
+    def unpack(self) -> tuple[F32, I64, I64, I32]:
+        """Return the matrix (rows, columns), `item_seq`, `pair_seq` and the category's position, each (rows,).
 
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        Raises
+        ------
+        ValueError
+            If the record is damaged.
+        """
+        n, cells = self.rows, self.rows * self.columns
+        data = zlib.decompress(base64.b64decode(self.packed, validate=True))
+        if len(data) != 4 * cells + 20 * n:
+            raise ValueError(f"the features of {n} items have {len(data)} bytes, expected {4 * cells + 20 * n}")
+        matrix = np.frombuffer(data, "<f4", cells).reshape(self.columns, n).T
+        item_seq, pair_seq = np.frombuffer(data, "<i8", 2 * n, 4 * cells).reshape(2, n)
+        return matrix, item_seq, pair_seq, np.frombuffer(data, "<i4", n, 4 * cells + 16 * n)
 
-    def append(self, record: Impressions) -> None:
-        """Queue a record; drop it if the queue is full. Never waits."""
-        try:
-            self._queue.put_nowait(record)
-        except queue.Full:
-            self._on_drop(1)
 
-    def stop(self, timeout_s: float = 5.0) -> None:
-        """Write what is queued and end the thread; what cannot be written in time counts as dropped."""
-        if not self._thread.is_alive():
-            return
-        deadline = time.monotonic() + timeout_s
-        with contextlib.suppress(queue.Full):
-            self._queue.put(None, timeout=timeout_s)
-        self._thread.join(max(deadline - time.monotonic(), 0.1))
-        if self._thread.is_alive():
-            self._on_drop(self._queue.qsize())
+class ImpressionRecord(msgspec.Struct, frozen=True):
+    """`Impressions` on disk: one line of JSON."""
 
-    def _run(self) -> None:
-        encoder = msgspec.json.Encoder()
-        waiting: list[Impressions] = []
-        stopping = False
-        while not stopping:
-            deadline = time.monotonic() + _FLUSH_S
-            while not stopping and len(waiting) < QUEUE_LENGTH and (left := deadline - time.monotonic()) > 0:
+    request_id: str
+    time_us: int
+    user_id: str
+    assigned_arm: str
+    served_bundle: str | None
+    model_version: str | None
+    level: str
+    k: int
+    items: list[RankedItem]
+    user_seq: int
+    recent_seq: int
+    feature_age_s: float | None
+    reasons: list[str]
+    seen: SeenRecord | None = None
+
+
+def to_record(served: Impressions) -> ImpressionRecord:
+    """Return an answer as it is written down; takes about 0.1 ms, in the log's thread."""
+    fields = {name: getattr(served, name) for name in ImpressionRecord.__struct_fields__ if name != "seen"}
+    return ImpressionRecord(**fields, seen=None if served.seen is None else _seen_record(served.seen))
+
+
+def _seen_record(seen: Seen) -> SeenRecord:
+    codes, places = np.unique(seen.category, return_inverse=True)
+    categories = [seen.category_names[code] for code in codes]
+    row = {name: i for i, name in enumerate(seen.user.categories)}
+    affinities = seen.user.affinities
+    held = np.append(np.where(affinities.present, affinities.seq, 0), 0)
+    rows, columns = seen.matrix.shape
+    parts = (seen.matrix.T.astype("<f4"), seen.item_seq.astype("<i8"), seen.pair_seq.astype("<i8"))
+    data = b"".join(part.tobytes() for part in (*parts, places.astype("<i4")))
+    return SeenRecord(
+        service=seen.service,
+        service_hash=seen.service_hash,
+        candidates=seen.candidates,
+        rows=rows,
+        columns=columns,
+        categories=categories,
+        affinity_seq=held[[row.get(name, -1) for name in categories]].tolist(),
+        packed=base64.b64encode(zlib.compress(data, 1)).decode(),
+    )
+
+
+def keeps_all_candidates(request_id: str, share: float) -> bool:
+    """Whether all candidates of a request are written down: the same answer for the same id, everywhere."""
+    digest = hashlib.blake2b(request_id.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+def day_of(time_us: int) -> str:
+    """Return the directory a record belongs into: its UTC day."""
+    return datetime.fromtimestamp(time_us / 1e6, UTC).strftime("%Y-%m-%d")
+
+
+def read_impressions(directory: Path, since_us: int = 0) -> Iterator[ImpressionRecord]:
+    """Yield the records of answers from a time on, file by file, each file in its own order.
+
+    A line that is no record (the last one of a process that was killed) is skipped and logged.
+    """
+    decoder = msgspec.json.Decoder(ImpressionRecord)
+    for path in sorted(directory.glob("*/*.jsonl")):
+        if path.parent.name < day_of(since_us):
+            continue
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
                 try:
-                    record = self._queue.get(timeout=left)
-                except queue.Empty:
-                    break
-                if record is None:
-                    stopping = True
-                else:
-                    waiting.append(record)
-            if waiting:
-                self._write(waiting, encoder)
-                waiting = []
-        if self._file is not None:
-            self._file.close()
-
-    def _write(self, records: list[Impressions], encoder: msgspec.json.Encoder) -> None:
-        try:
-            by_day: dict[str, list[Impressions]] = {}
-            for record in records:
-                day = datetime.fromtimestamp(record.time_us / 1e6, UTC).strftime("%Y-%m-%d")
-                by_day.setdefault(day, []).append(record)
-            for day, those in by_day.items():
-                file = self._open(day)
-                file.write(encoder.encode_lines(those))
-                file.flush()
-        except (OSError, ValueError) as error:  # a closed file is a ValueError
-            _LOG.error("%d impressions could not be written: %s", len(records), error)
-            self._on_drop(len(records))
-            self._file = None
-
-    def _open(self, day: str) -> IO[bytes]:
-        if self._file is None or day != self._day:
-            if self._file is not None:
-                self._file.close()
-            directory = self._directory / day
-            directory.mkdir(parents=True, exist_ok=True)
-            self._file = (directory / self._name).open("ab")
-            self._day = day
-        return self._file
+                    record = decoder.decode(line)
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                    _LOG.warning("line %d of %s is no record of an answer: %s", number, path, error)
+                    continue
+                if record.time_us >= since_us:
+                    yield record

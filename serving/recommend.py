@@ -12,13 +12,15 @@ from typing import Literal
 import numpy as np
 
 from feature_repo.errors import UnavailableError
-from feature_repo.rows import UserRows, null_rows
+from feature_repo.rows import Rows, UserRows, null_rows
+from feature_repo.services import service_hash
 from feature_repo.views import USER_ITEM
 from serving.answers import ARM, Level, Reason, Recommendations, new_request_id
 from serving.cascade.items import ItemTable
-from serving.cascade.recommender import RankedItem, Slate
+from serving.cascade.recommender import Draft, RankedItem, Slate
 from serving.feature_reads import FeatureReads
-from serving.impressions import ImpressionLog, Impressions
+from serving.impression_log import ImpressionLog
+from serving.impressions import NOT_READ, Impressions, Seen, keeps_all_candidates
 from serving.metrics import Metrics
 from serving.popular import popular_in_file, popular_in_table
 from serving.state import Release, ServingState
@@ -45,6 +47,8 @@ class _Served:
     items: list[RankedItem]
     reasons: list[Reason]
     user: UserRows
+    user_read: bool = True
+    seen: Seen | None = None
 
 
 class RecommendationService:
@@ -57,12 +61,15 @@ class RecommendationService:
         impressions: ImpressionLog,
         metrics: Metrics,
         now_us: Callable[[], int],
+        *,
+        all_candidates_share: float = 0.0,
     ) -> None:
         self._state = state
         self._reads = reads
         self._impressions = impressions
         self._metrics = metrics
         self._now_us = now_us
+        self._all_candidates_share = all_candidates_share
 
     async def recommend(self, wish: Wish) -> Recommendations:
         """Answer one request and record what was served.
@@ -73,14 +80,15 @@ class RecommendationService:
             Only if neither a bundle nor an item table was ever loaded: there is nothing to show.
         """
         now_us = self._now_us()
+        request_id = wish.request_id or new_request_id()
         release, table = self._state.release, self._state.table
         if release is not None and table is not None:
-            served = await self._by_model(wish, release, table, now_us)
+            served = await self._by_model(wish, request_id, release, table, now_us)
         else:
             served = self._without_model(wish, release, table)
         used = release if served.level != "popularity" else None
         answer = Recommendations(
-            request_id=wish.request_id or new_request_id(),
+            request_id=request_id,
             user_id=wish.user_id,
             model_version=used.model_version if used else None,
             bundle_id=used.bundle.bundle_id if used else None,
@@ -93,7 +101,7 @@ class RecommendationService:
         self._record(answer, served, wish.k, now_us)
         return answer
 
-    async def _by_model(self, wish: Wish, release: Release, table: ItemTable, now_us: int) -> _Served:
+    async def _by_model(self, wish: Wish, request_id: str, release: Release, table: ItemTable, now_us: int) -> _Served:
         """Rank with the bundle; without the user's features if they cannot be read."""
         stage, reasons = self._metrics.stage, list[Reason]()
         start = time.perf_counter()
@@ -116,6 +124,7 @@ class RecommendationService:
             drafted = time.perf_counter()
             stage["retrieve"].observe(drafted - read)
             pairs = await self._reads.pairs(wish.user_id, item_ids, now_us) if known and item_ids else None
+            pairs_read = pairs is not None
             if pairs is None:
                 pairs = null_rows(USER_ITEM, len(item_ids))
                 if known and item_ids:
@@ -130,11 +139,13 @@ class RecommendationService:
             _LOG.exception("bundle %s failed on a request", release.bundle.bundle_id)
             self._metrics.model_failures.inc()
             items = popular_in_table(table, wish.k, exclude=wish.exclude)
-            return _Served("popularity", items, [*reasons, "model_failed"], user)
+            return _Served("popularity", items, [*reasons, "model_failed"], user, known)
         names = [g.name for g in recommender.generators]
         for name, count in zip(names, np.bincount(draft.candidates.source, minlength=len(names)), strict=True):
             self._metrics.candidates.labels(name).inc(int(count))
-        return _Served(level, slate.items, reasons, user)
+        keep_all = keeps_all_candidates(request_id, self._all_candidates_share)
+        seen = _seen(recommender.service, draft, pairs, slate, pairs_read=pairs_read, keep_all=keep_all)
+        return _Served(level, slate.items, reasons, user, known, seen)
 
     def _without_model(self, wish: Wish, release: Release | None, table: ItemTable | None) -> _Served:
         """Popular items: of the table, else of the bundle's file."""
@@ -161,12 +172,38 @@ class RecommendationService:
                 level=answer.level,
                 k=k,
                 items=answer.items,
-                user_seq=int(served.user.stats.seq[0]) if served.user.stats.present[0] else 0,
-                recent_seq=served.user.recent.seq,
+                user_seq=_user_seq(served),
+                recent_seq=served.user.recent.seq if served.user_read else NOT_READ,
                 feature_age_s=answer.feature_age_s,
                 reasons=list(answer.reasons),
+                seen=served.seen,
             )
         )
+
+
+def _user_seq(served: _Served) -> int:
+    stats = served.user.stats
+    return (int(stats.seq[0]) if stats.present[0] else 0) if served.user_read else NOT_READ
+
+
+def _seen(service: str, draft: Draft, pairs: Rows, slate: Slate, *, pairs_read: bool, keep_all: bool) -> Seen | None:
+    """Return what the ranker saw of the list, or of all candidates: a few copies of some rows, the rest is shared."""
+    if not len(draft.candidates):
+        return None
+    which = slice(None) if keep_all else slate.ranked
+    items = draft.candidates.items[which]
+    pair_seq = np.where(pairs.present, pairs.seq, 0)[which]
+    return Seen(
+        service=service,
+        service_hash=service_hash(service),
+        candidates=draft.item_ids if keep_all else None,
+        matrix=slate.matrix[which],
+        item_seq=draft.table.seq[items],
+        pair_seq=pair_seq if pairs_read else np.full(len(items), NOT_READ),
+        category=draft.table.category_code[items],
+        category_names=draft.table.category_names,
+        user=draft.user,
+    )
 
 
 def _require_numbers(slate: Slate) -> None:

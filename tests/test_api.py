@@ -21,7 +21,7 @@ from larder.services.process import RunningService
 from serving.answers import REASONS
 from serving.bundle import load_bundle
 from tests.running_api import RunningApi, open_shop, wait_until
-from tests.tiny_bundle import CATEGORIES, Shop
+from tests.tiny_bundle import CATEGORIES, SERVICE, Shop
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +144,7 @@ def test_what_was_served_is_in_the_impression_log(api: RunningApi, shop: Shop, b
     assert (found["assigned_arm"], found["served_bundle"]) == ("stable", bundle_id)
     assert found["user_seq"] == shop.user("u00007").stats.seq[0]
     assert found["recent_seq"] == shop.recent[7].seq
+    assert found["seen"]["service"] == SERVICE
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", next(api.settings.impressions_dir.iterdir()).name)
 
 

@@ -23,7 +23,8 @@ from serving.cascade.item_changes import apply_changes
 from serving.cascade.items import CatalogEntry, ItemTable, build_item_table
 from serving.cascade.recommender import RankedItem
 from serving.event_entry import RefusedEvent, prepare_event
-from serving.impressions import ImpressionLog, Impressions
+from serving.impression_log import ImpressionLog
+from serving.impressions import Impressions
 from serving.redis_client import RedisGuard
 from serving.schemas import checked_id
 
@@ -54,7 +55,7 @@ def test_stopping_writes_everything_that_was_queued(tmp_path: Path) -> None:
         "request_id": "r0", "time_us": NOW_US, "user_id": "u", "assigned_arm": "stable", "served_bundle": "b",
         "model_version": "1", "level": "full", "k": 20,
         "items": [{"item_id": "i1", "rank": 1, "score": 0.5, "source": "history"}], "user_seq": 1, "recent_seq": 2,
-        "feature_age_s": 0.1, "reasons": [],
+        "feature_age_s": 0.1, "reasons": [], "seen": None,
     }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from feature_repo.rows import Rows
 from feature_repo.views import ITEM_STATS
 
 F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
 
@@ -53,6 +54,8 @@ class ItemTable:
         Category of each item, "" if unknown.
     available
         Shape (n,).
+    seq
+        `seq` of each item's row, shape (n,); 0 where it has none.
     as_of_us
         When the rows were read; popularity is decayed to this moment.
     """
@@ -62,6 +65,7 @@ class ItemTable:
     category: tuple[str, ...]
     columns: Mapping[str, F64]
     available: Mask
+    seq: I64
     as_of_us: int
 
     def __len__(self) -> int:
@@ -146,5 +150,6 @@ def build_item_table(catalog: Sequence[CatalogEntry], stats: Rows, as_of_us: int
         category=tuple(c.category or "" for c in catalog),
         columns=columns,
         available=np.fromiter((c.available for c in catalog), np.bool_, len(catalog)),
+        seq=np.where(stats.present, stats.seq, 0),
         as_of_us=as_of_us,
     )

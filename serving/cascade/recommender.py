@@ -84,10 +84,21 @@ class RankedItem:
 
 @dataclass(frozen=True, slots=True)
 class Slate:
-    """A ranked list and what the model saw: `matrix` has one row per item ranked by the model (for the log)."""
+    """A ranked list and what the model saw.
+
+    Attributes
+    ----------
+    items
+        The list.
+    matrix
+        Input of the ranker, one row per candidate in the order of the draft.
+    ranked
+        Candidates that are the first items of the list (popular ones may follow), best first.
+    """
 
     items: list[RankedItem]
     matrix: F32
+    ranked: npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +150,7 @@ class Recommender:
         """Rank the candidates and cut the list; popular items fill what the generators could not."""
         found = draft.candidates
         if not len(found):
-            return Slate(self._popular(draft, []), np.empty((0, 0), np.float32))
+            return Slate(self._popular(draft, []), np.empty((0, 0), np.float32), np.empty(0, np.intp))
         matrix = self.matrix(draft.user, draft.table, found.items, pairs, found.retrieval, draft.now_us)
         scores = self.ranker.score(matrix)
         order = np.lexsort((found.items, -scores))[: draft.k]
@@ -148,7 +159,7 @@ class Recommender:
             RankedItem(draft.table.ids[found.items[i]], rank, float(value), self.generators[found.source[i]].name)
             for rank, (i, value) in enumerate(zip(order, shown, strict=True), start=1)
         ]
-        return Slate(items + self._popular(draft, items), matrix[order])
+        return Slate(items + self._popular(draft, items), matrix, order)
 
     def matrix(self, user: UserRows, table: ItemTable, items: I32, pairs: Rows, retrieval: F32, now_us: int) -> F32:
         """Assemble the ranker's input in the order it was trained on."""

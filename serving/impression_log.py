@@ -1,0 +1,136 @@
+"""Appends records of answers to files by a thread of its own, so that no answer waits for it; removes old days."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+from typing import IO, Final
+
+import msgspec
+
+from serving.impressions import Impressions, day_of, to_record
+
+_LOG = logging.getLogger(__name__)
+#: Records waiting to be written; about 100 MB at k = 20.
+QUEUE_LENGTH: Final = 10_000
+_FLUSH_S: Final = 0.5
+_DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
+
+
+class ImpressionLog:
+    """A bounded queue and the thread that appends JSON lines to `<directory>/<UTC day>/<start>-<pid>.jsonl`.
+
+    Parameters
+    ----------
+    directory
+        `Settings.impressions_dir`.
+    on_drop
+        Called with the number of records that were lost: the queue was full, or the disk refused them.
+    length
+        Records that may wait.
+    keep_days
+        Days before the day of the newest record that are kept; older directories are removed when a day begins.
+    """
+
+    def __init__(
+        self, directory: Path, on_drop: Callable[[int], None], length: int = QUEUE_LENGTH, keep_days: int = 14
+    ) -> None:
+        self._directory = directory
+        self._on_drop = on_drop
+        self._queue: queue.Queue[Impressions | None] = queue.Queue(length)
+        self._keep_days = keep_days
+        self._name = f"{time.time_ns() // 1_000_000}-{os.getpid()}.jsonl"
+        self._file: IO[bytes] | None = None
+        self._day = ""
+        self._thread = threading.Thread(target=self._run, name="impressions", daemon=True)
+
+    @property
+    def waiting(self) -> int:
+        """Records not yet taken up by the thread."""
+        return self._queue.qsize()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def append(self, record: Impressions) -> None:
+        """Queue a record; drop it if the queue is full. Never waits."""
+        try:
+            self._queue.put_nowait(record)
+        except queue.Full:
+            self._on_drop(1)
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Write what is queued and end the thread; what cannot be written in time counts as dropped."""
+        if not self._thread.is_alive():
+            return
+        deadline = time.monotonic() + timeout_s
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=timeout_s)
+        self._thread.join(max(deadline - time.monotonic(), 0.1))
+        if self._thread.is_alive():
+            self._on_drop(self._queue.qsize())
+
+    def _run(self) -> None:
+        encoder = msgspec.json.Encoder()
+        waiting: list[Impressions] = []
+        stopping = False
+        while not stopping:
+            deadline = time.monotonic() + _FLUSH_S
+            while not stopping and len(waiting) < QUEUE_LENGTH and (left := deadline - time.monotonic()) > 0:
+                try:
+                    record = self._queue.get(timeout=left)
+                except queue.Empty:
+                    break
+                if record is None:
+                    stopping = True
+                else:
+                    waiting.append(record)
+            if waiting:
+                self._write(waiting, encoder)
+                waiting = []
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, records: list[Impressions], encoder: msgspec.json.Encoder) -> None:
+        written = 0
+        try:
+            by_day: dict[str, list[Impressions]] = {}
+            for record in records:
+                by_day.setdefault(day_of(record.time_us), []).append(record)
+            for day, those in by_day.items():
+                file = self._open(day)
+                file.write(encoder.encode_lines([to_record(one) for one in those]))
+                file.flush()
+                written += len(those)
+        except (OSError, ValueError) as error:  # a closed file is a ValueError
+            _LOG.error("%d impressions could not be written: %s", len(records) - written, error)
+            self._on_drop(len(records) - written)
+            self._file = None
+
+    def _open(self, day: str) -> IO[bytes]:
+        if self._file is None or day != self._day:
+            if self._file is not None:
+                self._file.close()
+            directory = self._directory / day
+            directory.mkdir(parents=True, exist_ok=True)
+            self._file = (directory / self._name).open("ab")
+            self._day = day
+            self._remove_old(day)
+        return self._file
+
+    def _remove_old(self, today: str) -> None:
+        """Remove the directories of days too long before `today`; another process may be doing the same."""
+        oldest = (date.fromisoformat(today) - timedelta(days=self._keep_days)).isoformat()
+        for path in self._directory.iterdir():
+            if _DAY.fullmatch(path.name) and path.name < oldest:
+                shutil.rmtree(path, ignore_errors=True)
