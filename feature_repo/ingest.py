@@ -27,6 +27,7 @@ from feature_repo.ingest_log import LiveLog
 from feature_repo.micro_batch import MicroBatch
 from feature_repo.online_keys import checked_project, events_key, status_key, watermark_key
 from feature_repo.redis_scripts import script_text
+from feature_repo.row_index import refuse_earlier_rows
 from feature_repo.settings import Settings
 from feature_repo.stream import StreamBatch, decode_entries
 
@@ -113,13 +114,14 @@ class IngestWorker:
         Raises
         ------
         ConflictError
-            If another worker of the project runs on this machine.
+            If another worker of the project runs on this machine, or an earlier version wrote rows without an index.
         UnavailableError
             If Redis cannot be reached.
         """
         self._log = LiveLog(self._settings)
         try:
             warm_up()
+            refuse_earlier_rows(self._client, self._project)
             self.status.started_ms = _now_ms()
             self.status.watermark = self._attempted = self._read_watermark()
             self.flush()

@@ -30,21 +30,20 @@ from feature_repo.online_keys import (
     changed_key,
     checked_project,
     events_key,
-    row_key,
-    row_keys,
-    rows_prefix,
     watermark_key,
 )
 from feature_repo.packed_row import pack_rows
 from feature_repo.packed_tail import CatalogItem, pack_catalog, pack_recent_runs
 from feature_repo.redis_scripts import connect, script_text
-from feature_repo.row_writer import RowWrite, delete_rows, write_rows
+from feature_repo.row_index import delete_rows, refuse_earlier_rows
+from feature_repo.row_writer import ViewRows, write_rows
 from feature_repo.settings import Settings
 from feature_repo.views import CATALOG_VIEW, FOLD_VIEWS, RECENT_EVENTS, RECENT_VIEW, USER_STATS, View
 
 #: Rows read, packed and written at a time.
 _CHUNK_ROWS: Final = 20_000
 _TIMEOUT_MS: Final = 30_000
+_VIEWS: Final = (*(view.name for view in FOLD_VIEWS), RECENT_VIEW, CATALOG_VIEW)
 
 _RECENT_SQL: Final = f"""
     SELECT user_id, item_id, event_type, time, seq FROM read_parquet(?)
@@ -98,7 +97,8 @@ def materialize(settings: Settings, on_progress: Callable[[int, int], None] | No
     BadInputError
         If history ends in the future.
     ConflictError
-        If the rows must be rebuilt while ingest runs, or accepted events would be passed over.
+        If the rows must be rebuilt while ingest runs, accepted events would be passed over, or an earlier version
+        wrote rows without an index.
     UnavailableError
         If Redis fails; repeating is safe.
     """
@@ -108,13 +108,15 @@ def materialize(settings: Settings, on_progress: Callable[[int, int], None] | No
     base = hashlib.sha256(f"{manifest.history}|{sorted(manifest.layouts.items())}".encode()).hexdigest()[:16]
     try:
         with closing(connect(settings, timeout_ms=_TIMEOUT_MS)) as client:
+            refuse_earlier_rows(client, project)
             reason = _rebuild_reason(client, project, base)
             alone: AbstractContextManager[Any] = closing(LiveLog(settings)) if reason else nullcontext()
             with alone:
                 _check_nothing_passed_over(client, settings, manifest, rebuild=bool(reason))
                 if reason:
                     client.set(base_key(project), "rebuilding")
-                    delete_rows(client, rows_prefix(project))
+                    for view in _VIEWS:
+                        delete_rows(client, project, view)
                     client.delete(changed_key(project))
                 rows, written = _write_all(client, settings, manifest, on_progress)
                 advance = client.register_script(script_text("watermark_advance"))
@@ -167,39 +169,35 @@ def _check_nothing_passed_over(client: redis.Redis, settings: Settings, manifest
 def _write_all(
     client: redis.Redis, settings: Settings, manifest: Manifest, on_progress: Callable[[int, int], None] | None
 ) -> tuple[dict[str, int], int]:
-    rows, written = dict.fromkeys([*(view.name for view in FOLD_VIEWS), RECENT_VIEW, CATALOG_VIEW], 0), 0
+    rows, written = dict.fromkeys(_VIEWS, 0), 0
     users, catalog = manifest.end_state.get(USER_STATS.name), manifest.parts.get(CATALOG_VIEW, [])
     # Every user has one row of recent events, too (few have none).
     total = sum(part.rows for part in [*manifest.end_state.values(), *([users] if users else []), *catalog])
-    for name, writes in _all_rows(settings, manifest):
-        written += write_rows(client, writes)
-        rows[name] += len(writes)
+    for batch in _all_rows(settings, manifest):
+        written += write_rows(client, settings.project, batch)
+        rows[batch.view] += len(batch.rows)
         if on_progress is not None:
             on_progress(sum(rows.values()), max(total, sum(rows.values())))
-        if name in (FOLD_VIEWS[1].name, CATALOG_VIEW):
-            _announce(client, settings.project, writes)
+        if batch.view in (FOLD_VIEWS[1].name, CATALOG_VIEW):
+            # Into the change feed, so that item tables read them again.
+            announce = client.register_script(script_text("announce"))
+            announce(keys=[changed_key(settings.project)], args=batch.first)
     return rows, written
 
 
-def _announce(client: redis.Redis, project: str, writes: list[RowWrite]) -> None:
-    """Put the items of rows into the change feed, so that item tables read them again."""
-    items = [write.key.rpartition(b":{")[2][:-1] for write in writes]
-    client.register_script(script_text("announce"))(keys=[changed_key(project)], args=items)
-
-
-def _all_rows(settings: Settings, manifest: Manifest) -> Iterator[tuple[str, list[RowWrite]]]:
+def _all_rows(settings: Settings, manifest: Manifest) -> Iterator[ViewRows]:
     """Yield packed rows in the order the fold needs: users and items before their pairs."""
-    directory, project = settings.offline_dir, settings.project
+    directory = settings.offline_dir
     for view in FOLD_VIEWS:
         if part := manifest.end_state.get(view.name):
             for table in _chunks(directory / part.path):
-                yield view.name, _state_rows(project, view, table)
+                yield _state_rows(view, table)
     if files := manifest.files(directory, RECENT_VIEW):
         for table in _whole_users(files):
-            yield RECENT_VIEW, _recent_rows(project, table)
+            yield _recent_rows(table)
     for path in manifest.files(directory, CATALOG_VIEW):
         for table in _chunks(path):
-            yield CATALOG_VIEW, _catalog_rows(project, table)
+            yield _catalog_rows(table)
 
 
 def _chunks(path: Path) -> Iterator[pa.Table]:
@@ -208,11 +206,10 @@ def _chunks(path: Path) -> Iterator[pa.Table]:
             yield pa.Table.from_batches([batch])
 
 
-def _state_rows(project: str, view: View, table: pa.Table) -> list[RowWrite]:
+def _state_rows(view: View, table: pa.Table) -> ViewRows:
     state = state_of(view, table)
-    rows = pack_rows(view, state.ints, state.floats)
     first, *second = (table[name].to_pylist() for name in view.entities)
-    return list(map(RowWrite, row_keys(project, view.name, first), rows, *second))
+    return ViewRows(view.name, first, pack_rows(view, state.ints, state.floats), *second)
 
 
 def _whole_users(files: list[Path]) -> Iterator[pa.Table]:
@@ -238,9 +235,9 @@ def _user_starts(table: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return starts
 
 
-def _recent_rows(project: str, table: pa.Table) -> list[RowWrite]:
+def _recent_rows(table: pa.Table) -> ViewRows:
     if not table.num_rows:
-        return []
+        return ViewRows(RECENT_VIEW, [], [])
     starts = _user_starts(table)
     rows = pack_recent_runs(
         table["item_id"].cast(pa.string()).combine_chunks(),
@@ -249,12 +246,11 @@ def _recent_rows(project: str, table: pa.Table) -> list[RowWrite]:
         table["seq"].to_numpy(),
         starts,
     )
-    users = table["user_id"].take(pa.array(starts)).to_pylist()
-    return [RowWrite(row_key(project, RECENT_VIEW, user), row) for user, row in zip(users, rows, strict=True)]
+    return ViewRows(RECENT_VIEW, table["user_id"].take(pa.array(starts)).to_pylist(), rows)
 
 
-def _catalog_rows(project: str, table: pa.Table) -> list[RowWrite]:
+def _catalog_rows(table: pa.Table) -> ViewRows:
     names = ("item_id", "item_title", "item_category", "item_price", "item_created_at", "item_available")
     items = [CatalogItem(*row) for row in zip(*(table[name].to_pylist() for name in names), strict=True)]
     rows = pack_catalog(items, table[VALID_FROM].cast(pa.int64()).to_numpy())
-    return [RowWrite(row_key(project, CATALOG_VIEW, item.item_id), row) for item, row in zip(items, rows, strict=True)]
+    return ViewRows(CATALOG_VIEW, [item.item_id for item in items], rows)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
 from feature_repo.fold import I64, State, States, encode_events, fold_events, new_state, recent_type, touches
-from feature_repo.online_keys import changed_key, row_key, row_keys, watermark_key
+from feature_repo.online_keys import changed_key, index_entries, row_key, row_keys, watermark_key
 from feature_repo.packed_row import pack_rows, unpack_rows
 from feature_repo.packed_tail import append_recent
 from feature_repo.views import FOLD_VIEWS, ITEM_STATS, RECENT_VIEW, USER_CATEGORY, USER_ITEM, USER_STATS, View
@@ -69,6 +69,7 @@ class MicroBatch:
             self._recent.of(users[e])
         self._states: States | None = None
         self._recent_rows: list[bytes] = []
+        self._new: list[tuple[str, list[str]]] = []  # per view: (first) entities that had no row
 
     @property
     def changed_items(self) -> list[str]:
@@ -105,12 +106,18 @@ class MicroBatch:
         rows_of_items = next(answers) if items.position else []
         recent = next(answers) if self._recent.position else []
         states = [_state(USER_STATS, rows_of_users), _state(ITEM_STATS, rows_of_items)]
+        self._new = [
+            (USER_STATS.name, _without_row(users.position, rows_of_users)),
+            (ITEM_STATS.name, _without_row(items.position, rows_of_items)),
+            (RECENT_VIEW, _without_row(self._recent.position, recent)),
+        ]
         for view, index in ((USER_ITEM, pairs), (USER_CATEGORY, categories)):
             values: list[bytes | None] = [None] * len(index.position)
             for seconds in index.by_first().values():
                 for (_, position), value in zip(seconds, next(answers), strict=True):
                     values[position] = value
             states.append(_state(view, values))
+            self._new.append((view.name, _without_row((first for first, _ in index.position), values)))
         self._states = (states[0], states[1], states[2], states[3])
         fold_events(self._events, self._states, (self._rows[0], self._rows[1], self._rows[2], self._rows[3]))
         picked = self._remembered
@@ -137,6 +144,11 @@ class MicroBatch:
         keys: list[str | bytes] = [watermark_key(self._project), changed_key(self._project)]
         changed = self.changed_items
         arguments: list[Any] = [expected, watermark, len(changed), *changed]
+        buckets = [entry for view, new in self._new for entry in index_entries(self._project, view, new)]
+        keys += [key for key, _ in buckets]
+        arguments.append(len(buckets))
+        for _, entities in buckets:
+            arguments += (len(entities), *entities)
         users, items, pairs, categories = self._indexes
         packed = [
             pack_rows(view, state.ints, state.floats)
@@ -155,6 +167,10 @@ class MicroBatch:
         else:
             arguments.append(0)
         return keys, arguments
+
+
+def _without_row(entities: Iterable[str], values: Sequence[bytes | None]) -> list[str]:
+    return [entity for entity, value in zip(entities, values, strict=True) if value is None]
 
 
 def _state(view: View, values: list[bytes | None]) -> State:

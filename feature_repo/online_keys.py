@@ -1,11 +1,19 @@
 """Names of the Redis keys of a project. PURE.
 
-Rows stand under `<project>:fs:<view>:{<entity>}`; the braces keep all keys of one entity value in one cluster slot.
+Braces choose the cluster slot: all rows of one entity value are in one slot, and so is all that one ingest script or
+one append touches (`{<project>}`). Rows are `<project>:fs:<view>:{<entity>}`; the index that says which rows there are
+is `<project>:fi:<view>:{<bucket>}` (see row_index.py).
 """
 
 from __future__ import annotations
 
+from binascii import crc_hqx
+from collections.abc import Iterable, Sequence
+
 from feature_repo.errors import BadInputError
+
+#: Buckets of a view's index: up to about half a million entities their hashes stay in Redis' compact encoding.
+INDEX_BUCKETS = 1_024
 
 
 def checked_project(project: str) -> str:
@@ -14,16 +22,13 @@ def checked_project(project: str) -> str:
     Raises
     ------
     BadInputError
-        For an empty name or one with a colon: its keys could be another project's.
+        For an empty name, one with a colon (its keys could be another project's) or with braces (they choose the slot).
     """
-    if not project or ":" in project:
-        raise BadInputError(f"project name {project!r} cannot be used: it must not be empty or contain ':'")
+    if not project or set(project) & set(":{}"):
+        raise BadInputError(
+            f"project name {project!r} cannot be used: it must not be empty or contain ':', '{{' or '}}'"
+        )
     return project
-
-
-def rows_prefix(project: str, view: str | None = None) -> bytes:
-    """Prefix of all row keys of a view, or of all views."""
-    return f"{project}:fs:".encode() if view is None else f"{project}:fs:{view}:".encode()
 
 
 def row_key(project: str, view: str, entity: str) -> bytes:
@@ -31,37 +36,56 @@ def row_key(project: str, view: str, entity: str) -> bytes:
     return f"{project}:fs:{view}:{{{entity}}}".encode()
 
 
-def row_keys(project: str, view: str, entities: list[str]) -> list[bytes]:
+def row_keys(project: str, view: str, entities: Sequence[str]) -> list[bytes]:
     """Keys of several entities."""
     head = f"{project}:fs:{view}:{{"
     return [f"{head}{entity}}}".encode() for entity in entities]
 
 
+def index_key(project: str, view: str, bucket: int) -> bytes:
+    """Hash whose fields are the (first) entities of a view that fall into a bucket."""
+    return f"{project}:fi:{view}:{{{bucket}}}".encode()
+
+
+def index_entries(project: str, view: str, entities: Iterable[str]) -> list[tuple[bytes, list[bytes]]]:
+    """Return where (first) entities stand in a view's index: keys of buckets, and the fields each is to have."""
+    buckets: dict[int, list[bytes]] = {}
+    for entity in dict.fromkeys(entities):
+        field = entity.encode()
+        buckets.setdefault(crc_hqx(field, 0) % INDEX_BUCKETS, []).append(field)
+    return [(index_key(project, view, bucket), fields) for bucket, fields in buckets.items()]
+
+
 def events_key(project: str) -> str:
     """Stream of accepted events."""
-    return f"{project}:events"
+    return f"{{{project}}}:events"
 
 
 def seen_prefix(project: str) -> str:
     """Prefix of the keys that remember an `event_id` for seven days."""
-    return f"{project}:seen:"
+    return f"{{{project}}}:seen:"
 
 
 def watermark_key(project: str) -> str:
     """`seq` of the last event folded into the rows."""
-    return f"{project}:watermark"
+    return f"{{{project}}}:watermark"
 
 
 def changed_key(project: str) -> str:
     """Sorted set: items by the millisecond (Redis' clock) their rows last changed."""
-    return f"{project}:items:changed"
+    return f"{{{project}}}:items:changed"
 
 
 def status_key(project: str) -> str:
     """Ingest's counters, as JSON."""
-    return f"{project}:ingest:status"
+    return f"{{{project}}}:ingest:status"
 
 
 def base_key(project: str) -> str:
     """Which imported history, in which layouts, the rows are folded on."""
-    return f"{project}:base"
+    return f"{{{project}}}:base"
+
+
+def earlier_keys(project: str) -> list[str]:
+    """Keys that tell that rows were written by a version without an index, under keys without a common slot."""
+    return [f"{project}:{name}" for name in ("events", "watermark", "base", "items:changed")]

@@ -22,10 +22,11 @@ from redis.exceptions import RedisError
 
 from feature_repo.errors import BadInputError, UnavailableError
 from feature_repo.events import MAX_FUTURE_S
-from feature_repo.online_keys import base_key, checked_project, row_key, row_keys, rows_prefix
+from feature_repo.online_keys import base_key, checked_project, row_key, row_keys
 from feature_repo.protobuf_rows import FeastRow, FeastView, ReadRow, is_ours
 from feature_repo.redis_scripts import connect_to, connect_to_async
-from feature_repo.row_writer import RowWrite, delete_rows, write_rows, write_rows_async
+from feature_repo.row_index import delete_rows
+from feature_repo.row_writer import ViewRows, write_rows, write_rows_async
 
 
 class PackedRedisOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc] # Feast has no types
@@ -73,7 +74,7 @@ class PackedRedisOnlineStore(OnlineStore):  # type: ignore[misc] # Feast has no 
         """
         if self._writer is None:
             self._writer = _connect(config, write=True)
-        write_rows(self._writer, _writes(config, table, data))
+        write_rows(self._writer, checked_project(config.project), _packed(table, data))
         if progress:
             progress(len(data))
 
@@ -85,7 +86,8 @@ class PackedRedisOnlineStore(OnlineStore):  # type: ignore[misc] # Feast has no 
         progress: Callable[[int], Any] | None,
     ) -> None:
         """Write rows without blocking the event loop; the twin of `online_write_batch`."""
-        await write_rows_async(self._async_client(config, write=True), _writes(config, table, data))
+        client = self._async_client(config, write=True)
+        await write_rows_async(client, checked_project(config.project), _packed(table, data))
         if progress:
             progress(len(data))
 
@@ -164,7 +166,7 @@ class PackedRedisOnlineStore(OnlineStore):  # type: ignore[misc] # Feast has no 
             return
         with _connect(config, write=True) as client:
             for table in tables:
-                delete_rows(client, rows_prefix(checked_project(config.project), table.name))
+                delete_rows(client, checked_project(config.project), table.name)
             if any(is_ours(table.name) for table in tables):
                 # What ingest folded is gone: the next materialisation has to build all rows, not only the older ones.
                 client.set(base_key(config.project), "rebuilding", xx=True)
@@ -211,8 +213,8 @@ class _Query:
         return self._view.unpack(values, requested or self._features, oldest)
 
 
-def _writes(config: RepoConfig, table: FeatureView, data: Sequence[FeastRow]) -> list[RowWrite]:
-    view, project = FeastView(table), checked_project(config.project)
+def _packed(table: FeatureView, data: Sequence[FeastRow]) -> ViewRows:
+    view = FeastView(table)
     limit = time.time() + MAX_FUTURE_S
     for _, _, when, _ in data:
         aware = when.replace(tzinfo=UTC) if when.tzinfo is None else when
@@ -221,10 +223,9 @@ def _writes(config: RepoConfig, table: FeatureView, data: Sequence[FeastRow]) ->
                 f"a row of {table.name} is dated {aware.isoformat()}, more than {MAX_FUTURE_S} s in the future: it "
                 "would keep later rows out; correct its event time"
             )
-    return [
-        RowWrite(row_key(project, table.name, first), row, second)
-        for (first, second), row in zip((view.entities(key) for key, *_ in data), view.pack(data), strict=True)
-    ]
+    entities = [view.entities(key) for key, *_ in data]
+    second = [field for _, field in entities if field is not None]
+    return ViewRows(table.name, [first for first, _ in entities], view.pack(data), second or None)
 
 
 def _connect(config: RepoConfig, *, write: bool = False) -> redis.Redis:

@@ -12,6 +12,7 @@ import redis.asyncio
 from redis.exceptions import NoScriptError, RedisError
 
 from feature_repo.errors import UnavailableError
+from feature_repo.online_keys import index_entries, row_keys
 from feature_repo.redis_scripts import script_text
 
 #: Rows per script: Redis answers nobody else while one runs (about 1 ms).
@@ -21,18 +22,32 @@ _PIPELINE_SCRIPTS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
-class RowWrite:
-    """One row to write: the value of a key, or of a field of the hash under that key."""
+class ViewRows:
+    """Packed rows of one view.
 
-    key: bytes
-    row: bytes
-    field: str | bytes | None = None
+    Attributes
+    ----------
+    view
+        Its name.
+    first
+        The entity of each row, which names its key.
+    rows
+        The rows, one per entity.
+    second
+        For a view of several entities: the field of each row in the hash under its key.
+    """
+
+    view: str
+    first: Sequence[str]
+    rows: Sequence[bytes]
+    second: Sequence[str] | None = None
 
 
-def write_rows(client: redis.Redis, writes: Sequence[RowWrite]) -> int:
+def write_rows(client: redis.Redis, project: str, batch: ViewRows) -> int:
     """Write rows and return how many were written; the others were older than what was there.
 
-    Each row is written atomically. Repeating a call that failed half-way is safe.
+    Each row is written atomically, after its entity was entered into the view's index. Repeating a call that failed
+    half-way is safe.
 
     Raises
     ------
@@ -40,8 +55,12 @@ def write_rows(client: redis.Redis, writes: Sequence[RowWrite]) -> int:
         If Redis fails.
     """
     text, written = script_text("row_write"), 0
-    scripts = _scripts(writes)
+    scripts = _scripts(project, batch)
     try:
+        pipeline = client.pipeline(transaction=False)
+        for key, entities in index_entries(project, batch.view, batch.first):
+            pipeline.execute_command("HSET", key, *_fields(entities))  # type: ignore[no-untyped-call] # redis-py's
+        pipeline.execute()
         while chunk := list(islice(scripts, _PIPELINE_SCRIPTS)):
             for attempt in (1, 2):
                 pipeline = client.pipeline(transaction=False)
@@ -59,49 +78,39 @@ def write_rows(client: redis.Redis, writes: Sequence[RowWrite]) -> int:
     return written
 
 
-async def write_rows_async(client: redis.asyncio.Redis, writes: Sequence[RowWrite]) -> int:
+async def write_rows_async(client: redis.asyncio.Redis, project: str, batch: ViewRows) -> int:
     """Write rows without blocking the event loop; the twin of `write_rows`."""
     script, written = client.register_script(script_text("row_write")), 0
     try:
-        for keys, arguments in _scripts(writes):
+        pipeline = client.pipeline(transaction=False)
+        for key, entities in index_entries(project, batch.view, batch.first):
+            pipeline.execute_command("HSET", key, *_fields(entities))
+        await pipeline.execute()
+        for keys, arguments in _scripts(project, batch):
             written += await script(keys=keys, args=arguments)
     except (RedisError, OSError) as error:
         raise _unavailable(error) from error
     return written
 
 
-def _scripts(writes: Sequence[RowWrite]) -> Iterator[tuple[list[bytes], list[Any]]]:
+def _fields(entities: list[bytes]) -> Iterator[bytes]:
+    for entity in entities:
+        yield from (entity, b"")
+
+
+def _scripts(project: str, batch: ViewRows) -> Iterator[tuple[list[bytes], list[Any]]]:
     """Yield keys and arguments of row_write.lua."""
-    for start in range(0, len(writes), SCRIPT_ROWS):
-        part = writes[start : start + SCRIPT_ROWS]
-        alone = [write for write in part if write.field is None]
-        fields = [write for write in part if write.field is not None]
-        arguments: list[Any] = [len(alone), *(write.row for write in alone)]
-        for write in fields:
-            arguments += [write.field, write.row]
-        yield [write.key for write in (*alone, *fields)], arguments
-
-
-def delete_rows(client: redis.Redis, prefix: bytes) -> int:
-    """Delete all keys that begin with a prefix and return how many there were.
-
-    Looks through the names of all keys of the server (SCAN), a few thousand at a time, so that nobody waits.
-
-    Raises
-    ------
-    UnavailableError
-        If Redis fails.
-    """
-    pattern = b"".join(b"\\" + bytes([c]) if c in b"*?[]\\" else bytes([c]) for c in prefix) + b"*"
-    deleted = 0
-    try:
-        keys = client.scan_iter(match=pattern, count=2_000)
-        while chunk := list(islice(keys, 2_000)):
-            count: Any = client.unlink(*chunk)
-            deleted += count
-    except (RedisError, OSError) as error:
-        raise _unavailable(error) from error
-    return deleted
+    for start in range(0, len(batch.rows), SCRIPT_ROWS):
+        part = slice(start, start + SCRIPT_ROWS)
+        keys, rows = row_keys(project, batch.view, batch.first[part]), batch.rows[part]
+        arguments: list[Any]
+        if batch.second is None:
+            arguments = [len(rows), *rows]
+        else:
+            arguments = [0]
+            for field_and_row in zip(batch.second[part], rows, strict=True):
+                arguments += field_and_row
+        yield keys, arguments
 
 
 def _unavailable(error: BaseException) -> UnavailableError:

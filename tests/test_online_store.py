@@ -21,7 +21,7 @@ from feature_repo.online_reader import OnlineReader
 from feature_repo.online_store import PackedRedisOnlineStore
 from feature_repo.packed_row import ForeignRowError, pack_rows
 from feature_repo.redis_scripts import connect
-from feature_repo.row_writer import RowWrite, write_rows
+from feature_repo.row_writer import ViewRows, write_rows
 from feature_repo.store import repo_config
 from feature_repo.views import NULL_INT, USER_ITEM, USER_STATS
 
@@ -185,8 +185,8 @@ def test_rows_of_the_fold_are_ordered_by_seq_and_the_header_values_are_features(
     store = opened(config, fold_view(USER_STATS, USER))
     now_us = int(NOW.timestamp() * 1e6)
     state = some_state(USER_STATS, 2**60 + 1, now_us - 10)  # above 2^53, where Lua's numbers lose integers
-    key = row_key(settings.project, USER_STATS.name, "u")
-    assert write_rows(client, [RowWrite(key, pack_rows(USER_STATS, state.ints, state.floats)[0])]) == 1
+    batch = ViewRows(USER_STATS.name, ["u"], pack_rows(USER_STATS, state.ints, state.floats))
+    assert write_rows(client, settings.project, batch) == 1
     for seq, views, expected in ((2**60, 1, 0), (2**60 + 2, 2, 2), (None, 3, 2), (2**60 + 1, 4, 2)):
         values = {c.name: 0 if c.kind == "int64" else 0.5 for c in USER_STATS.columns}
         values |= {"user_id": "u", "at": NOW, "user_time": now_us, "user_seq": seq, "user_views": views}
@@ -206,9 +206,8 @@ def test_feast_and_the_packed_reader_see_the_same(config, settings, client):
     state.ints[:, 2:] = np.where(rng.random((3, state.ints.shape[1] - 2)) < 0.3, NULL_INT, 2**53 + 7)
     state.floats[:] = np.where(rng.random(state.floats.shape) < 0.3, np.nan, rng.normal(size=state.floats.shape))
     state.ints[:, 0], state.ints[:, 1] = now_us, [1, 2, 3]
-    key = row_key(settings.project, USER_ITEM.name, "u")
     packed = pack_rows(USER_ITEM, state.ints, state.floats)
-    write_rows(client, [RowWrite(key, row, item) for item, row in zip(items, packed, strict=True)])
+    write_rows(client, settings.project, ViewRows(USER_ITEM.name, ["u"] * len(items), packed, items))
     asked = [*items, "unknown"]
     ours = OnlineReader(client, settings.project).pairs("u", asked, now_us)
     names = [c.name for c in USER_ITEM.columns]
@@ -245,20 +244,6 @@ def test_a_view_of_ours_with_another_column_is_refused(config):
         rows_of(store, "user_stats", [{"user_id": "u"}], ["user_views"])
 
 
-def test_removing_a_view_and_teardown_touch_nothing_else(config, client, settings):
-    store = opened(config, view_of("one", [USER], {"n": Int64}), view_of("two", [USER], {"n": Int64}))
-    for name in ("one", "two"):
-        store.write_to_online_store(name, pd.DataFrame([{"user_id": "u*?[", "at": NOW, "n": 1}]))
-    others = [b"other", f"{settings.project}:events".encode(), f"{settings.project}x:fs:one:{{u}}".encode()]
-    for key in others:
-        client.set(key, b"stays")
-    kept = store.get_feature_view("two")
-    store.apply([USER, kept], objects_to_delete=[store.get_feature_view("one")], partial=False)
-    assert sorted(client.keys()) == sorted([*others, row_key(settings.project, "two", "u*?[")])
-    store.teardown()
-    assert sorted(client.keys()) == sorted(others)
-
-
 def test_redis_away_is_one_clear_error(config, settings):
     store = opened(config, view_of("plain", [USER], {"n": Int64}))
     away = repo_config(replace(settings, redis_port=9, redis_timeout_ms=200))
@@ -271,9 +256,7 @@ def test_redis_away_is_one_clear_error(config, settings):
 
 def test_scripts_flushed_in_between_are_loaded_again(client, settings):
     state = some_state(USER_STATS, 5, 1)
-    write = RowWrite(
-        row_key(settings.project, USER_STATS.name, "u"), pack_rows(USER_STATS, state.ints, state.floats)[0]
-    )
-    assert write_rows(client, [write]) == 1
+    row = pack_rows(USER_STATS, state.ints, state.floats)
+    assert write_rows(client, settings.project, ViewRows(USER_STATS.name, ["u"], row)) == 1
     client.script_flush()
-    assert write_rows(client, [write] * 500) == 500
+    assert write_rows(client, settings.project, ViewRows(USER_STATS.name, ["u"] * 500, row * 500)) == 500

@@ -21,6 +21,7 @@ from feature_repo.backfill import backfill
 from feature_repo.datasets import load_dataset, read_events, write_dataset
 from feature_repo.errors import BadInputError, ConflictError, NotFoundError
 from feature_repo.materialize import materialize
+from feature_repo.online_keys import watermark_key
 from feature_repo.services import feature_list
 from feature_repo.settings import Settings
 from feature_repo.store import apply
@@ -71,7 +72,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, redis_server: RunningServi
 def online(trained: Trained) -> Iterator[None]:
     """Other test files flush the shared Redis: fill it again where needed."""
     with redis.Redis(port=trained.settings.redis_port) as client:
-        if not client.exists(f"{trained.settings.project}:watermark"):
+        if not client.exists(watermark_key(trained.settings.project)):
             materialize(trained.settings)
     yield
 
