@@ -8,9 +8,11 @@ next one starts from the same end state and writes the same bytes.
 from __future__ import annotations
 
 import fcntl
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +39,7 @@ from feature_repo.offline_layout import (
     write_manifest,
     write_part,
 )
+from feature_repo.part_writer import CHUNKS_AHEAD, PartWriter
 from feature_repo.settings import Settings
 from feature_repo.views import CATALOG_VIEW, FOLD_VIEWS, RECENT_VIEW
 
@@ -139,43 +142,60 @@ def _fold_log(
 ) -> Manifest:
     """Fold all new events; write their parts and the end state."""
     end = EndState.load(directory, before) if before.events else EndState()
-    snapshots = Snapshots(0)
-    parts = {view: list(old) for view, old in before.parts.items()}
     done, total = 0, sum(file.rows for file in files)
     first_time, last_time, last_seq = before.first_time, before.last_time, before.last_seq
-    for chunk in log_chunks(files, before.last_seq, chunk_events):
-        events = encode_events(chunk)
-        if len(events) > snapshots.capacity:
-            snapshots = Snapshots(len(events))
-        rows_of = end.rows(chunk, events.etype)  # first, because it makes room in the states
-        fold_events(events, end.states, rows_of, snapshots)
-        name = f"part-{before.generation:04d}-{events.seq[0]}-{events.seq[-1]}.parquet"
-        for v, view in enumerate(FOLD_VIEWS):
-            rows, state, superseding = snapshots.view(v)
-            columns = end.ids(v, rows) | {VALID_FROM: valid_from(state.ints[:, 0])} | state_columns(view, state)
-            part = write_part(directory, f"{view.name}/{name}", pa.table(columns), superseding)
-            parts.setdefault(view.name, []).append(part)
-        snapshots.clear()
-        recent = write_part(directory, f"{RECENT_VIEW}/{name}", _recent(chunk, events))
-        parts.setdefault(RECENT_VIEW, []).append(recent)
-        done += len(events)
-        first, last, last_seq = int(events.time.min()), int(events.time.max()), int(events.seq[-1])
-        first_time = first if first_time is None else min(first_time, first)
-        last_time = last if last_time is None else max(last_time, last)
-        if on_progress is not None:
-            on_progress(done, total)
+    # While one chunk's snapshots are written, the next chunk's are collected.
+    snapshots = deque(Snapshots(0) for _ in range(CHUNKS_AHEAD + 1))
+    with PartWriter(directory) as writer:
+        for chunk in log_chunks(files, before.last_seq, chunk_events):
+            events = encode_events(chunk)
+            snapshots.rotate()
+            snapshots[0] = _emptied(snapshots[0], len(events))
+            rows_of = end.rows(chunk, events.etype)  # first, because it makes room in the states
+            fold_events(events, end.states, rows_of, snapshots[0])
+            tables = {view.name: _rows_of(end, snapshots[0], v) for v, view in enumerate(FOLD_VIEWS)}
+            tables[RECENT_VIEW] = partial(_recent, chunk, events)
+            writer.write(tables, f"part-{before.generation:04d}-{events.seq[0]}-{events.seq[-1]}.parquet")
+            done += len(events)
+            first, last, last_seq = int(events.time.min()), int(events.time.max()), int(events.seq[-1])
+            first_time = first if first_time is None else min(first_time, first)
+            last_time = last if last_time is None else max(last_time, last)
+            if on_progress is not None:
+                on_progress(done, total)
+        writer.wait()
+    parts = {view: [*before.parts.get(view, []), *new] for view, new in writer.parts.items()}
     return replace(
         before,
         events=before.events + done,
         first_time=first_time,
         last_time=last_time,
         last_seq=last_seq,
-        parts=parts,
+        parts=before.parts | parts,
         end_state=end.save(directory, f"{before.generation:04d}-{last_seq}"),
     )
 
 
-def _recent(chunk: pa.Table, events: EventArrays) -> pa.Table:
+def _emptied(snapshots: Snapshots, capacity: int) -> Snapshots:
+    """Return snapshots that collect up to `capacity` events, the same ones if they can."""
+    if snapshots.capacity < capacity:
+        return Snapshots(capacity)
+    snapshots.clear()
+    return snapshots
+
+
+def _rows_of(end: EndState, snapshots: Snapshots, v: int) -> Callable[[], tuple[pa.Table, int]]:
+    """Return what makes the rows of `FOLD_VIEWS[v]` later; `end` may meanwhile get more entities."""
+    rows, state, superseding = snapshots.view(v)
+    ids = end.ids(v, rows)
+
+    def make() -> tuple[pa.Table, int]:
+        columns = {VALID_FROM: valid_from(state.ints[:, 0])} | state_columns(FOLD_VIEWS[v], state)
+        return pa.table(ids | columns), superseding
+
+    return make
+
+
+def _recent(chunk: pa.Table, events: EventArrays) -> tuple[pa.Table, int]:
     """Return the events of a chunk that belong to users' recent events."""
     table = pa.table(
         [
@@ -188,7 +208,7 @@ def _recent(chunk: pa.Table, events: EventArrays) -> pa.Table:
         ],
         schema=RECENT_SCHEMA,
     )
-    return table.filter(pa.array(events.etype != EventType.impression))
+    return table.filter(pa.array(events.etype != EventType.impression)), 0
 
 
 def _with_catalog(settings: Settings, manifest: Manifest) -> Manifest:

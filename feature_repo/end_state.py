@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from feature_repo.fold import I8, I64, RowIndices, State, States, new_state, touches
 from feature_repo.offline_layout import Manifest, Part, state_columns, state_of, write_part
+from feature_repo.pair_index import PairIndex
 from feature_repo.views import FOLD_VIEWS, ITEM_STATS, USER_CATEGORY, USER_ITEM, USER_STATS, View
 
 #: Two codes of 32 bits make the key of a pair.
@@ -39,41 +40,12 @@ class _Ids:
         return len(self._codes)
 
 
-class _Pairs:
-    """Numbers pairs of codes by first appearance, in 16 bytes a pair."""
-
-    def __init__(self, keys: I64 | None = None) -> None:
-        self.keys = np.empty(0, np.int64) if keys is None else keys  # by row
-        self._order = np.argsort(self.keys, kind="stable")
-        self._sorted = self.keys[self._order]
-
-    def rows(self, keys: I64) -> I64:
-        """Return the row of every key, numbering new ones."""
-        unique, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-        at = np.searchsorted(self._sorted, unique)
-        new = np.ones(len(unique), np.bool_)
-        inside = at < len(self._sorted)
-        new[inside] = self._sorted[at[inside]] != unique[inside]
-        rows = np.empty(len(unique), np.int64)
-        rows[~new] = self._order[at[~new]]
-        appearance = np.argsort(first[new])
-        rows[np.flatnonzero(new)[appearance]] = np.arange(len(self.keys), len(self.keys) + len(appearance))
-        self.keys = np.concatenate([self.keys, unique[new][appearance]])
-        self._order = np.insert(self._order, at[new], rows[new])
-        self._sorted = np.insert(self._sorted, at[new], unique[new])
-        result: I64 = rows[inverse]
-        return result
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-
 class EndState:
     """Every entity's state row of all four views of the fold."""
 
     def __init__(self) -> None:
         self._users, self._items, self._categories = _Ids(), _Ids(), _Ids()
-        self._pairs, self._affinities = _Pairs(), _Pairs()
+        self._pairs, self._affinities = PairIndex(), PairIndex()
         self._states = [new_state(view, 0) for view in FOLD_VIEWS]
 
     @property
@@ -83,14 +55,15 @@ class EndState:
 
     def rows(self, events: pa.Table, etype: I8) -> RowIndices:
         """Return each event's row per view, making rows for entities never seen before."""
+        used = self.counts()
         users, items = self._users.codes(events["user_id"]), self._items.codes(events["item_id"])
         pairs = self._pairs.rows((users << _CODE_BITS) | items)
         categories = self._categories.codes(events["category"])
         affinities = np.full(len(users), -1, np.int64)
-        used = (categories >= 0) & touches(USER_CATEGORY, etype)
-        affinities[used] = self._affinities.rows((users[used] << _CODE_BITS) | categories[used])
-        for v, (view, count) in enumerate(zip(FOLD_VIEWS, self.counts(), strict=True)):
-            self._states[v] = _with_room(view, self._states[v], count)
+        touched = (categories >= 0) & touches(USER_CATEGORY, etype)
+        affinities[touched] = self._affinities.rows((users[touched] << _CODE_BITS) | categories[touched])
+        for v, view in enumerate(FOLD_VIEWS):
+            self._states[v] = _with_room(view, self._states[v], used[v], self.counts()[v])
         return users, items, pairs, affinities
 
     def ids(self, v: int, rows: I64) -> dict[str, pa.Array]:
@@ -125,11 +98,11 @@ class EndState:
         end._users, end._items = (
             _Ids(tables[v][name].combine_chunks()) for v, name in ((0, "user_id"), (1, "item_id"))
         )
-        end._pairs = _Pairs(
+        end._pairs = PairIndex(
             (end._users.codes(tables[2]["user_id"]) << _CODE_BITS) | end._items.codes(tables[2]["item_id"])
         )
         categories = end._categories.codes(tables[3]["category"])
-        end._affinities = _Pairs((end._users.codes(tables[3]["user_id"]) << _CODE_BITS) | categories)
+        end._affinities = PairIndex((end._users.codes(tables[3]["user_id"]) << _CODE_BITS) | categories)
         end._states = [state_of(view, table) for view, table in zip(FOLD_VIEWS, tables, strict=True)]
         return end
 
@@ -138,10 +111,13 @@ class EndState:
         return len(self._users), len(self._items), len(self._pairs), len(self._affinities)
 
 
-def _with_room(view: View, state: State, count: int) -> State:
-    """Double the room until `count` rows fit, so that growing costs O(1) a row."""
-    if count <= len(state):
-        return state
-    grown = new_state(view, max(count, 2 * len(state)))
-    grown.ints[: len(state)], grown.floats[: len(state)] = state.ints, state.floats
-    return grown
+def _with_room(view: View, state: State, used: int, count: int) -> State:
+    """Make rows `used` to `count` blank; room doubles, so growing costs O(1) a row. What is unused is never touched."""
+    if count > len(state):
+        size = max(count, 2 * len(state))
+        grown = State(np.empty((size, len(view.ints)), np.int64), np.empty((size, len(view.floats)), np.float64))
+        grown.ints[:used], grown.floats[:used] = state.ints[:used], state.floats[:used]
+        state = grown
+    blank = new_state(view, 1)
+    state.ints[used:count], state.floats[used:count] = blank.ints, blank.floats
+    return state

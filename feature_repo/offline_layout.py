@@ -11,7 +11,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +20,16 @@ import pyarrow.parquet as pq
 
 from feature_repo.errors import NotFoundError
 from feature_repo.events import TIMESTAMP
-from feature_repo.fold import I64, State
+from feature_repo.fold import F64, I64, State
 from feature_repo.views import CATALOG_VIEW, FOLD_VIEWS, NULL_INT, RECENT_VIEW, View
 
 VALID_FROM: Final = "valid_from"
 MANIFEST: Final = "manifest.json"
 #: Changes when the meaning of the files changes though no layout does.
 FORMAT: Final = 1
+_BLOCK_ROWS: Final = 512
+
+Numbers = TypeVar("Numbers", I64, F64)
 
 RECENT_SCHEMA: Final = pa.schema(
     [
@@ -136,11 +139,24 @@ def write_part(directory: Path, path: str, table: pa.Table, superseding: int = 0
     target = directory / path
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as handle:
-        # Dictionaries pay for ids and small counts; zstd at level 1 is as fast as the fold.
-        pq.write_table(table, handle, compression="zstd", compression_level=1, coerce_timestamps="us")
+        # A third of the time of zstd and dictionaries everywhere, at the same size (decision 0012).
+        pq.write_table(
+            table, handle, compression="lz4", use_dictionary=_repeating(table.schema), coerce_timestamps="us"
+        )
         handle.flush()
         os.fsync(handle.fileno())
     return Part(path, table.num_rows, superseding)
+
+
+def _repeating(schema: pa.Schema) -> list[str]:
+    """Columns with few different values in a part, where a dictionary pays: ids and counts, not times and decays."""
+    distinct = {column.name for view in FOLD_VIEWS for column in view.columns if column.nullable} | {"seq", "time"}
+    distinct |= {view.seq_column for view in FOLD_VIEWS}
+    return [
+        field.name
+        for field in schema
+        if field.name not in distinct and (pa.types.is_integer(field.type) or pa.types.is_string(field.type))
+    ]
 
 
 def valid_from(time: I64) -> pa.Array:
@@ -150,15 +166,25 @@ def valid_from(time: I64) -> pa.Array:
 
 def state_columns(view: View, state: State) -> dict[str, pa.Array]:
     """Turn state rows into Parquet columns in the view's order, nulls as nulls."""
+    ints, floats = _transposed(state.ints), _transposed(state.floats)
     columns: dict[str, pa.Array] = {}
     for column in view.columns:
         if column.kind == "int64":
-            values = np.ascontiguousarray(state.ints[:, view.ints.index(column.name)])
+            values: I64 | F64 = ints[view.ints.index(column.name)]
             null = values == NULL_INT if column.nullable else None
         else:
-            values = np.ascontiguousarray(state.floats[:, view.floats.index(column.name)])
+            values = floats[view.floats.index(column.name)]
             null = np.isnan(values) if column.nullable else None
         columns[column.name] = pa.array(values, mask=null)
+    return columns
+
+
+def _transposed(rows: Numbers) -> Numbers:
+    """Return the columns of a matrix as contiguous rows, block by block: each block stays in the processor's cache."""
+    columns: Numbers = np.empty(rows.shape[::-1], rows.dtype)
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
+        columns[:, block] = rows[block].T
     return columns
 
 

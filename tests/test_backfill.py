@@ -197,7 +197,7 @@ def test_lines_of_one_invoice_are_never_parted(settings: Settings) -> None:
 
 def _die_in_the_middle(settings: Settings, after: int) -> None:
     """Run a backfill that is killed while it writes its nth file, at the latest when it commits."""
-    written, write = 0, backfill_module.write_part
+    written, write = 0, offline_layout.write_part
 
     def write_or_die(*arguments: Any, **options: Any) -> Any:
         nonlocal written
@@ -206,7 +206,7 @@ def _die_in_the_middle(settings: Settings, after: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return write(*arguments, **options)
 
-    backfill_module.write_part = write_or_die
+    offline_layout.write_part = write_or_die
     backfill_module.write_manifest = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     backfill(settings, chunk_events=2)
 
