@@ -17,20 +17,22 @@ from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from feature_repo.catalog_history import catalog_history, catalog_table
 from feature_repo.datasets import read_items
 from feature_repo.end_state import EndState
 from feature_repo.errors import ConflictError, NotFoundError
-from feature_repo.event_log import read_report
+from feature_repo.event_log import read_item_changes, read_report
 from feature_repo.events import ITEM_SCHEMA, EventType
 from feature_repo.fold import EventArrays, Snapshots, encode_events, fold_events
+from feature_repo.ingest_log import log_watermark
 from feature_repo.log_chunks import LogFile, log_chunks, log_files
 from feature_repo.offline_layout import (
     FORMAT,
     RECENT_SCHEMA,
     VALID_FROM,
     Manifest,
-    catalog_table,
     content_hash,
     layout_hashes,
     read_manifest,
@@ -212,17 +214,19 @@ def _recent(chunk: pa.Table, events: EventArrays) -> tuple[pa.Table, int]:
 
 
 def _with_catalog(settings: Settings, manifest: Manifest) -> Manifest:
-    """Write the catalogue (empty if there is none) as a part, if it or the start of history has changed."""
+    """Write the catalogue's history as a part, if what was imported, its changes or the start of history changed."""
     try:
         items = read_items(settings)
     except NotFoundError:
         items = ITEM_SCHEMA.empty_table()
-    table = catalog_table(items, manifest.first_time or 0)
-    content = content_hash(table)
+    first_time, item_seq = manifest.first_time or 0, log_watermark(settings.item_changes_dir)
+    content = f"{content_hash(catalog_table(items, first_time))}-{item_seq}"
     if content == manifest.catalog:
         return manifest
-    part = write_part(settings.offline_dir, f"{CATALOG_VIEW}/part-{content}.parquet", table)
-    return replace(manifest, catalog=content, parts=manifest.parts | {CATALOG_VIEW: [part]})
+    table = catalog_history(items, read_item_changes(settings), first_time)
+    item_seq = max(item_seq, pc.max(table["seq"]).as_py() or 0)  # what was logged while we looked is in it, too
+    part = write_part(settings.offline_dir, f"{CATALOG_VIEW}/part-{content_hash(table)}.parquet", table)
+    return replace(manifest, catalog=content, item_seq=item_seq, parts=manifest.parts | {CATALOG_VIEW: [part]})
 
 
 def _history(settings: Settings) -> str:

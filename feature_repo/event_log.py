@@ -25,7 +25,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from feature_repo.errors import BadInputError, NotFoundError
-from feature_repo.events import LOG_SCHEMA, SEQ_COUNTER_BITS, TIMESTAMP
+from feature_repo.events import ITEM_CHANGE_SCHEMA, LOG_SCHEMA, SEQ_COUNTER_BITS, TIMESTAMP
 
 if TYPE_CHECKING:
     from feature_repo.datasets import Dataset
@@ -177,6 +177,15 @@ def read_items(settings: Settings) -> pa.Table:
         if not settings.items_path.is_file():
             raise NotFoundError(_nothing_imported(settings))
         return pq.read_table(settings.items_path)
+
+
+def read_item_changes(settings: Settings) -> pa.Table:
+    """Return the logged changes of the catalogue (`ITEM_CHANGE_SCHEMA`) in `seq` order; empty if there are none."""
+    files = sorted(str(path) for path in settings.item_changes_dir.glob("day=*/*.parquet"))
+    if not files:
+        return ITEM_CHANGE_SCHEMA.empty_table()
+    dataset = ds.dataset(files, schema=ITEM_CHANGE_SCHEMA, format="parquet")
+    return dataset.to_table().sort_by("seq").combine_chunks()
 
 
 def _with_seq(dataset: Dataset) -> pa.Table:

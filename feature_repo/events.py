@@ -69,6 +69,18 @@ ITEM_SCHEMA = pa.schema(
     ]
 )
 
+#: The log of catalogue changes: `sets` names the fields a change sets (to null, too); the others are null here.
+ITEM_CHANGE_SCHEMA = pa.schema(
+    [
+        pa.field("seq", pa.int64(), nullable=False),
+        pa.field("change_id", pa.string(), nullable=False),
+        pa.field("received_at", TIMESTAMP, nullable=False),
+        pa.field("sets", pa.list_(pa.string()), nullable=False),
+        *(field.with_nullable(field.name != "item_id") for field in ITEM_SCHEMA),
+        pa.field("blocked", pa.bool_()),
+    ]
+)
+
 #: A row that cannot be an event: where it stood, why it was refused, and the row itself as JSON (nothing is lost).
 QUARANTINE_SCHEMA = pa.schema(
     [

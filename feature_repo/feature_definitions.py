@@ -29,13 +29,14 @@ from feature_repo.views import (
 )
 
 _TYPES: dict[str, FeastType] = {"int64": Int64, "float64": Float64}
-_CATALOG_TYPES = (String, String, Int64, Int64, Int64)
+_CATALOG_TYPES = (String, String, Int64, Int64, Int64, Int64)
 _CATALOG_DOCS = (
     "Title",
     "Category",
     "Price, minor units",
     "Creation (µs since the epoch, UTC)",
     "1 if available, else 0",
+    "1 if an operator keeps it out of every list, else 0",
 )
 _RECENT_TYPES = (Array(String), Array(Int64), Array(Int64))
 _RECENT_DOCS = ("Items", "Event type codes", "Feature times (µs since the epoch, UTC)")

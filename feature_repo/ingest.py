@@ -24,6 +24,7 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, Respon
 from feature_repo.errors import ConflictError, UnavailableError
 from feature_repo.events import LOG_SCHEMA, SEQ_COUNTER_BITS, stream_id_of
 from feature_repo.ingest_log import LiveLog
+from feature_repo.item_changes import ItemChange
 from feature_repo.micro_batch import MicroBatch
 from feature_repo.online_keys import checked_project, events_key, status_key, watermark_key
 from feature_repo.redis_scripts import script_text
@@ -55,6 +56,7 @@ class IngestStatus:
     watermark: int = 0
     log_watermark: int = 0
     events: int = 0
+    item_changes: int = 0
     batches: int = 0
     malformed: int = 0
     redis_errors: int = 0
@@ -171,6 +173,7 @@ class IngestWorker:
         batch = decode_entries(entries)
         self._fold(batch)
         self.status.events += batch.table.num_rows
+        self.status.item_changes += len(batch.changes)
         self.status.batches += 1
         self.status.malformed += len(batch.malformed)
         self._unlogged += len(entries)
@@ -243,7 +246,7 @@ class IngestWorker:
             self.close()
 
     def _fold(self, batch: StreamBatch) -> None:
-        work = MicroBatch(self._project, batch.table)
+        work = MicroBatch(self._project, batch.table, batch.changes)
         pipeline = self._client.pipeline(transaction=False)
         for command in work.read_commands():
             pipeline.execute_command(*command)  # type: ignore[no-untyped-call] # redis-py has no types there
@@ -312,7 +315,7 @@ def warm_up() -> None:
     types = {"string": "x", "double": 1.0, "int64": 1, "timestamp[us, tz=UTC]": 1}
     columns: dict[str, Any] = {f.name: [types[str(f.type)]] for f in LOG_SCHEMA} | {"event_type": ["view"]}
     table = pa.table([pa.array(columns[f.name], f.type) for f in LOG_SCHEMA], schema=LOG_SCHEMA)
-    work = MicroBatch("warm-up", table)
+    work = MicroBatch("warm-up", table, [(1, ItemChange("x", "x", 1))])
     work.fold([[None] * 1 for _ in work.read_commands()])
     work.write_arguments(0, 1)
 

@@ -1,8 +1,8 @@
-"""The live part of the offline log: accepted events as Parquet files by day, written by ingest behind the fold.
+"""The live part of the offline log: events and catalogue changes as Parquet by day, written by ingest behind the fold.
 
-A file holds a run of events that follow each other in the stream and fall on one UTC day of feature time; its name
-says the first and the last `seq` in it. So how far the log reaches can always be told from the names, after any crash,
-and what is missing is still in the stream, which is trimmed behind the log only.
+A file holds a run of entries of one kind that follow each other in the stream and fall on one UTC day; its name says
+the first and the last `seq` in it. So how far the log reaches can always be told from the names, after any crash, and
+what is missing is still in the stream, which is trimmed behind the log only.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from feature_repo.errors import ConflictError
 from feature_repo.events import QUARANTINE_SCHEMA
+from feature_repo.item_changes import change_table
 from feature_repo.settings import Settings
 from feature_repo.stream import StreamBatch
 from feature_repo.views import DAY_US
@@ -30,24 +31,83 @@ _NAME = re.compile(r"live-(\d+)-(\d+)\.parquet")
 _TEMPORARY = ".live-*.tmp"
 
 
-def log_watermark(events_dir: Path) -> int:
-    """Return the `seq` of the last live event in the log, from the names of its files; 0 if there is none."""
-    return max((-last for _, last, _ in _live_files(events_dir)), default=0)
+def log_watermark(directory: Path) -> int:
+    """Return the last `seq` in a directory of live files, from their names; 0 if there is none."""
+    return max((-last for _, last, _ in _live_files(directory)), default=0)
 
 
-def _live_files(events_dir: Path) -> list[tuple[int, int, Path]]:
+def _live_files(directory: Path) -> list[tuple[int, int, Path]]:
     """Return (first seq, minus last seq, path) of the live files, sorted: a file before those it contains."""
-    names = ((_NAME.fullmatch(path.name), path) for path in events_dir.glob("day=*/live-*.parquet"))
+    names = ((_NAME.fullmatch(path.name), path) for path in directory.glob("day=*/live-*.parquet"))
     return sorted((int(match[1]), -int(match[2]), path) for match, path in names if match)
 
 
+class _Runs:
+    """Live files of one kind below one directory, and the last `seq` in them.
+
+    Raises
+    ------
+    ConflictError
+        If files overlap so that it is not clear which counts.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        for leftover in directory.glob(f"day=*/{_TEMPORARY}"):
+            leftover.unlink()
+        self.watermark = self._checked_watermark()
+
+    def append(self, table: pa.Table, time: pa.ChunkedArray) -> None:
+        """Write the rows that are not there yet, a file per run of rows of one UTC day.
+
+        Parameters
+        ----------
+        table
+            Rows in `seq` order.
+        time
+            Each row's time in µs, which says its day.
+        """
+        new = pc.greater(table["seq"], self.watermark)
+        table, days = table.filter(new), time.filter(new).to_numpy() // DAY_US
+        starts = np.flatnonzero(np.r_[True, days[1:] != days[:-1]][: len(days)]).tolist()
+        for start, end in zip(starts, [*starts[1:], len(days)][: len(starts)], strict=True):
+            self._write_run(table.slice(start, end - start), int(days[start]))
+
+    def _write_run(self, run: pa.Table, day: int) -> None:
+        first, last = run["seq"][0].as_py(), run["seq"][-1].as_py()
+        directory = self._directory / f"day={datetime.fromtimestamp(day * 86_400, UTC).date().isoformat()}"
+        if not directory.is_dir():
+            directory.mkdir()
+            sync(self._directory)
+        write_whole(run, directory / f"live-{first}-{last}.parquet")
+        self.watermark = last
+
+    def _checked_watermark(self) -> int:
+        """Return the last `seq` of all files; a file whose rows another one holds as well is removed."""
+        reached = 0
+        for first, negative_last, path in _live_files(self._directory):
+            if -negative_last <= reached:
+                path.unlink()
+            elif first <= reached:
+                raise ConflictError(
+                    f"{path} begins at seq {first}, but the log before it reaches seq {reached}: two writers wrote "
+                    "this log; move one of the two files away"
+                )
+            reached = max(reached, -negative_last)
+        return reached
+
+
 class LiveLog:
-    """Appends events of the stream to the offline log. One writer per directory, held by a lock.
+    """Appends what was in the stream to the offline log. One writer per directory, held by a lock.
+
+    The changes of the catalogue in a batch are written before its events. So whatever comes before the last logged
+    event is logged, of either kind, and after a crash that event says where to go on.
 
     Attributes
     ----------
     watermark
-        `seq` of the last event in the log; 0 if there is none.
+        `seq` up to which everything is in the log; 0 if nothing is.
 
     Raises
     ------
@@ -62,9 +122,8 @@ class LiveLog:
         self._directory.mkdir(parents=True, exist_ok=True)
         self._lock = self._locked()
         try:
-            for leftover in self._directory.glob(f"day=*/{_TEMPORARY}"):
-                leftover.unlink()
-            self.watermark = self._checked_watermark()
+            self._events, self._items = _Runs(settings.events_dir), _Runs(settings.item_changes_dir)
+            self.watermark = self._events.watermark
         except BaseException:
             self._lock.close()
             raise
@@ -74,7 +133,7 @@ class LiveLog:
         self._lock.close()
 
     def append(self, batch: StreamBatch) -> None:
-        """Write the events of a batch that the log does not have; they are safely on disk when this returns.
+        """Write what the log does not have of a batch; it is safely on disk when this returns.
 
         Raises
         ------
@@ -83,32 +142,18 @@ class LiveLog:
         """
         if batch.malformed:
             self._set_aside(batch)
-        table = batch.table.filter(pc.greater(batch.table["seq"], self.watermark))
-        if table.num_rows:
-            days = self._days(table)
-            starts = np.flatnonzero(np.r_[True, days[1:] != days[:-1]]).tolist()
-            for start, end in zip(starts, [*starts[1:], len(days)], strict=True):
-                self._write_run(table.slice(start, end - start), int(days[start]))
+        if batch.changes:
+            changes = change_table(batch.changes)
+            self._items.append(changes, changes["received_at"].cast(pa.int64()))
+        times = (batch.table[name].cast(pa.int64()) for name in ("event_timestamp", "received_at"))
+        try:
+            self._events.append(batch.table, pc.max_element_wise(*times))  # the day of feature time
+        finally:
+            self.watermark = max(self.watermark, self._events.watermark)
         self.watermark = max(self.watermark, batch.last_seq)
 
-    @staticmethod
-    def _days(table: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """Return each event's UTC day of feature time, days since the epoch."""
-        time = pc.max_element_wise(table["event_timestamp"].cast(pa.int64()), table["received_at"].cast(pa.int64()))
-        days: np.ndarray[tuple[int], np.dtype[np.int64]] = time.to_numpy() // DAY_US
-        return days
-
-    def _write_run(self, run: pa.Table, day: int) -> None:
-        first, last = run["seq"][0].as_py(), run["seq"][-1].as_py()
-        directory = self._directory / f"day={datetime.fromtimestamp(day * 86_400, UTC).date().isoformat()}"
-        if not directory.is_dir():
-            directory.mkdir()
-            _sync(self._directory)
-        _write(run, directory / f"live-{first}-{last}.parquet")
-        self.watermark = last
-
     def _set_aside(self, batch: StreamBatch) -> None:
-        """Keep stream entries that are no events in a quarantine file named by the first one's `seq`."""
+        """Keep stream entries that are neither in a quarantine file named by the first one's `seq`."""
         self._quarantine.mkdir(parents=True, exist_ok=True)
         rows = [
             {
@@ -121,21 +166,7 @@ class LiveLog:
             for seq, payload in batch.malformed
         ]
         table = pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA)
-        _write(table, self._quarantine / f"live-{batch.malformed[0][0]}-{batch.malformed[-1][0]}.parquet")
-
-    def _checked_watermark(self) -> int:
-        """Return the last `seq` of all files; a file whose events another one holds as well is removed."""
-        reached = 0
-        for first, negative_last, path in _live_files(self._directory):
-            if -negative_last <= reached:
-                path.unlink()
-            elif first <= reached:
-                raise ConflictError(
-                    f"{path} begins at seq {first}, but the log before it reaches seq {reached}: two writers wrote "
-                    "this log; move one of the two files away"
-                )
-            reached = max(reached, -negative_last)
-        return reached
+        write_whole(table, self._quarantine / f"live-{batch.malformed[0][0]}-{batch.malformed[-1][0]}.parquet")
 
     def _locked(self) -> IO[str]:
         handle = (self._directory / ".writer.lock").open("a")
@@ -149,7 +180,7 @@ class LiveLog:
         return handle
 
 
-def _write(table: pa.Table, path: Path) -> None:
+def write_whole(table: pa.Table, path: Path) -> None:
     """Write a Parquet file that is either whole or not there."""
     temporary = path.with_name(f".{path.stem}.tmp")
     with temporary.open("wb") as handle:
@@ -157,10 +188,10 @@ def _write(table: pa.Table, path: Path) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     temporary.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _sync(directory: Path) -> None:
+def sync(directory: Path) -> None:
     """Make the names in a directory durable."""
     handle = os.open(directory, os.O_RDONLY)
     try:

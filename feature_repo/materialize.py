@@ -38,7 +38,7 @@ from feature_repo.redis_scripts import connect, script_text
 from feature_repo.row_index import delete_rows, refuse_earlier_rows
 from feature_repo.row_writer import ViewRows, write_rows
 from feature_repo.settings import Settings
-from feature_repo.views import CATALOG_VIEW, FOLD_VIEWS, RECENT_EVENTS, RECENT_VIEW, USER_STATS, View
+from feature_repo.views import CATALOG_FIELDS, CATALOG_VIEW, FOLD_VIEWS, RECENT_EVENTS, RECENT_VIEW, USER_STATS, View
 
 #: Rows read, packed and written at a time.
 _CHUNK_ROWS: Final = 20_000
@@ -50,6 +50,12 @@ _RECENT_SQL: Final = f"""
     QUALIFY row_number() OVER (PARTITION BY user_id ORDER BY seq DESC) <= {RECENT_EVENTS}
     ORDER BY user_id, seq
 """  # noqa: S608 - a constant of ours
+
+
+_LATEST_ITEMS_SQL: Final = """
+    SELECT * FROM read_parquet(?)
+    QUALIFY row_number() OVER (PARTITION BY item_id ORDER BY seq DESC, valid_from DESC) = 1 ORDER BY item_id
+"""
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,7 @@ def _check_past(manifest: Manifest) -> None:
 def _check_nothing_passed_over(client: redis.Redis, settings: Settings, manifest: Manifest, *, rebuild: bool) -> None:
     """Refuse where an accepted event is neither in the offline store nor folded by ingest afterwards."""
     logged, last = log_watermark(settings.events_dir), manifest.last_seq
-    if rebuild and logged > last:
+    if rebuild and (logged > last or log_watermark(settings.item_changes_dir) > manifest.item_seq):
         raise ConflictError(
             "the event log reaches further than the offline store; run `larder features backfill`, then materialise"
         )
@@ -195,8 +201,8 @@ def _all_rows(settings: Settings, manifest: Manifest) -> Iterator[ViewRows]:
     if files := manifest.files(directory, RECENT_VIEW):
         for table in _whole_users(files):
             yield _recent_rows(table)
-    for path in manifest.files(directory, CATALOG_VIEW):
-        for table in _chunks(path):
+    if files := manifest.files(directory, CATALOG_VIEW):
+        for table in _latest_items(files):
             yield _catalog_rows(table)
 
 
@@ -249,8 +255,17 @@ def _recent_rows(table: pa.Table) -> ViewRows:
     return ViewRows(RECENT_VIEW, table["user_id"].take(pa.array(starts)).to_pylist(), rows)
 
 
+def _latest_items(files: list[Path]) -> Iterator[pa.Table]:
+    with duckdb.connect() as connection:
+        query: Any = connection.sql(_LATEST_ITEMS_SQL, params=[[str(path) for path in files]])
+        for batch in query.to_arrow_reader(_CHUNK_ROWS):
+            yield pa.Table.from_batches([batch])
+
+
 def _catalog_rows(table: pa.Table) -> ViewRows:
-    names = ("item_id", "item_title", "item_category", "item_price", "item_created_at", "item_available")
-    items = [CatalogItem(*row) for row in zip(*(table[name].to_pylist() for name in names), strict=True)]
-    rows = pack_catalog(items, table[VALID_FROM].cast(pa.int64()).to_numpy())
-    return ViewRows(CATALOG_VIEW, [item.item_id for item in items], rows)
+    columns = [table[name].to_pylist() for name in ("item_id", *CATALOG_FIELDS)]
+    columns[-2:] = ([flag != 0 for flag in column] for column in columns[-2:])
+    items = [CatalogItem(*row) for row in zip(*columns, strict=True)]
+    seq = table["seq"].to_numpy()
+    time = table[VALID_FROM].cast(pa.int64()).to_numpy() - (seq > 0)  # as ingest has it
+    return ViewRows(CATALOG_VIEW, columns[0], pack_catalog(items, time, seq))

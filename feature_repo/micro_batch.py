@@ -1,4 +1,4 @@
-"""One micro-batch of ingest: which rows its events touch, folding them, and the arguments of the write. PURE."""
+"""One micro-batch of ingest: which rows its entries touch, folding them, and the arguments of the write. PURE."""
 
 from __future__ import annotations
 
@@ -9,10 +9,20 @@ import numpy as np
 import pyarrow as pa
 
 from feature_repo.fold import I64, State, States, encode_events, fold_events, new_state, recent_type, touches
+from feature_repo.item_changes import CatalogState, ItemChange, changed
 from feature_repo.online_keys import changed_key, index_entries, row_key, row_keys, watermark_key
 from feature_repo.packed_row import pack_rows, unpack_rows
-from feature_repo.packed_tail import append_recent
-from feature_repo.views import FOLD_VIEWS, ITEM_STATS, RECENT_VIEW, USER_CATEGORY, USER_ITEM, USER_STATS, View
+from feature_repo.packed_tail import append_recent, pack_catalog, unpack_catalog_rows
+from feature_repo.views import (
+    CATALOG_VIEW,
+    FOLD_VIEWS,
+    ITEM_STATS,
+    RECENT_VIEW,
+    USER_CATEGORY,
+    USER_ITEM,
+    USER_STATS,
+    View,
+)
 
 _NONE: Final = -1
 
@@ -35,7 +45,7 @@ class _Index:
 
 
 class MicroBatch:
-    """Events of the stream on their way into the rows they touch.
+    """Events and catalogue changes of the stream on their way into the rows they touch.
 
     Parameters
     ----------
@@ -43,10 +53,15 @@ class MicroBatch:
         Name of the project.
     table
         `LOG_SCHEMA`, in `seq` order; may be empty.
+    changes
+        `seq` and content of catalogue changes, in `seq` order. They touch rows of their own: the fold never looks at
+        the catalogue, so the two kinds need no common order within a batch.
     """
 
-    def __init__(self, project: str, table: pa.Table) -> None:
+    def __init__(self, project: str, table: pa.Table, changes: Sequence[tuple[int, ItemChange]] = ()) -> None:
         self._project = project
+        self._changes = changes
+        self._catalog: dict[str, CatalogState | None] = dict.fromkeys(change.item_id for _, change in changes)
         self._events = encode_events(table)
         users, items, named = (table[name].to_pylist() for name in ("user_id", "item_id", "category"))
         self._user_ids, self._item_ids = users, items
@@ -74,7 +89,7 @@ class MicroBatch:
     @property
     def changed_items(self) -> list[str]:
         """Items whose rows the batch changes."""
-        return list(self._indexes[1].position)
+        return list(dict.fromkeys([*self._indexes[1].position, *self._catalog]))
 
     def read_commands(self) -> list[tuple[Any, ...]]:
         """Return the commands that read the rows as they are, for one pipeline."""
@@ -90,6 +105,8 @@ class MicroBatch:
         for view, index in ((USER_ITEM, pairs), (USER_CATEGORY, categories)):
             for first, seconds in index.by_first().items():
                 commands.append(("HMGET", row_key(self._project, view.name, first), *(second for second, _ in seconds)))
+        if self._catalog:
+            commands.append(("MGET", *row_keys(self._project, CATALOG_VIEW, list(self._catalog))))
         return commands
 
     def fold(self, replies: Sequence[Any]) -> None:
@@ -130,6 +147,20 @@ class MicroBatch:
             [time[e] for e in picked],
             [seq[e] for e in picked],
         )
+        if self._catalog:
+            self._change_catalog(next(answers))
+
+    def _change_catalog(self, rows: list[bytes | None]) -> None:
+        self._new.append((CATALOG_VIEW, _without_row(self._catalog, rows)))
+        for item_id, row in zip(self._catalog, unpack_catalog_rows(list(self._catalog), rows), strict=True):
+            self._catalog[item_id] = None if row is None else CatalogState(*row)
+        for seq, change in self._changes:
+            self._catalog[change.item_id] = changed(self._catalog[change.item_id], change, seq)
+
+    def _catalog_rows(self) -> list[bytes]:
+        states = [state for state in self._catalog.values() if state is not None]
+        time, seq = (np.array(column, np.int64) for column in ([s.time for s in states], [s.seq for s in states]))
+        return pack_catalog([state.item for state in states], time, seq)
 
     def write_arguments(self, expected: int, watermark: int) -> tuple[list[str | bytes], list[Any]]:
         """Return keys and arguments of ingest_write.lua.
@@ -155,10 +186,11 @@ class MicroBatch:
             for view, state in zip(FOLD_VIEWS, self._states or (), strict=False)
         ]
         if packed:
-            alone = [*packed[0], *packed[1], *self._recent_rows]
+            alone = [*packed[0], *packed[1], *self._recent_rows, *self._catalog_rows()]
             keys += row_keys(self._project, USER_STATS.name, list(users.position))
             keys += row_keys(self._project, ITEM_STATS.name, list(items.position))
             keys += row_keys(self._project, RECENT_VIEW, list(self._recent.position))
+            keys += row_keys(self._project, CATALOG_VIEW, list(self._catalog))
             arguments += [len(alone), *alone]
             for view, index, rows in ((USER_ITEM, pairs, packed[2]), (USER_CATEGORY, categories, packed[3])):
                 for (first, second), row in zip(index.position, rows, strict=True):

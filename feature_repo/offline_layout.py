@@ -15,7 +15,6 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_repo.errors import NotFoundError
@@ -46,11 +45,13 @@ CATALOG_SCHEMA: Final = pa.schema(
     [
         pa.field("item_id", pa.string(), nullable=False),
         pa.field(VALID_FROM, TIMESTAMP, nullable=False),
+        pa.field("seq", pa.int64(), nullable=False),  # of the change that made it so; 0: as imported
         pa.field("item_title", pa.string()),
         pa.field("item_category", pa.string()),
         pa.field("item_price", pa.int64()),  # minor units
         pa.field("item_created_at", pa.int64()),  # µs
         pa.field("item_available", pa.int64(), nullable=False),  # 0 or 1
+        pa.field("item_blocked", pa.int64(), nullable=False),  # 0 or 1
     ]
 )
 
@@ -70,7 +71,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the offline store holds: everything up to `last_seq`."""
+    """What the offline store holds: all events up to `last_seq`, all catalogue changes up to `item_seq`."""
 
     generation: int = 0
     format: int = FORMAT
@@ -81,6 +82,7 @@ class Manifest:
     first_time: int | None = None
     last_time: int | None = None
     last_seq: int = 0
+    item_seq: int = 0
     parts: dict[str, list[Part]] = field(default_factory=dict)
     end_state: dict[str, Part] = field(default_factory=dict)
 
@@ -186,17 +188,6 @@ def _transposed(rows: Numbers) -> Numbers:
         block = slice(start, start + _BLOCK_ROWS)
         columns[:, block] = rows[block].T
     return columns
-
-
-def catalog_table(items: pa.Table, first_time: int) -> pa.Table:
-    """Return the catalogue (`ITEM_SCHEMA`) as rows of `item_catalog`.
-
-    An item is known from its creation on; where that is not known, from `first_time` (µs), the start of history.
-    """
-    created = items["created_at"].cast(pa.int64())
-    known = pc.fill_null(created, first_time).cast(TIMESTAMP)
-    columns = [items["item_id"], known, items["title"], items["category"], items["price"], created]
-    return pa.table([*columns, items["available"].cast(pa.int64())], schema=CATALOG_SCHEMA)
 
 
 def content_hash(table: pa.Table) -> str:

@@ -34,7 +34,7 @@ RECENT_LAYOUT: Final = Layout(
 CATALOG_LAYOUT: Final = Layout(
     CATALOG_VIEW,
     ("item_id",),
-    tuple(zip(CATALOG_FIELDS, ("string", "string", "int64", "int64", "int64"), strict=True)),
+    tuple(zip(CATALOG_FIELDS, ("string", "string", "int64", "int64", "int64", "int64"), strict=True)),
 )
 
 
@@ -218,31 +218,53 @@ class CatalogItem:
     price: int | None = None
     created_at: int | None = None
     available: bool = True
+    blocked: bool = False
 
 
-def pack_catalog(items: Sequence[CatalogItem], time: I64) -> list[bytes]:
-    """Pack catalogue rows; `time` is when each was learned (µs), shape (n,)."""
+def pack_catalog(items: Sequence[CatalogItem], time: I64, seq: I64 | None = None) -> list[bytes]:
+    """Pack catalogue rows.
+
+    Parameters
+    ----------
+    time
+        When each was learned (µs), shape (n,).
+    seq
+        The change that made each what it is, shape (n,); None: they are the imported catalogue.
+    """
     n = len(items)
-    numbers = [[item.price, item.created_at, int(item.available)] for item in items]
-    ints = np.array([[NULL_INT if v is None else v for v in row] for row in numbers], dtype=np.int64).reshape(n, 3)
+    numbers = [[item.price, item.created_at, int(item.available), int(item.blocked)] for item in items]
+    ints = np.array([[NULL_INT if v is None else v for v in row] for row in numbers], dtype=np.int64).reshape(n, 4)
     tails = [[_utf8(item.title) for item in items], [_utf8(item.category) for item in items]]
     missing = np.array([[v is None for v in column] for column in tails], dtype=np.bool_).reshape(2, n).T
     nulls = np.concatenate([ints == NULL_INT, missing], axis=1)
-    seq, floats = np.zeros(n, dtype=np.int64), np.empty((n, 0))
-    return pack_table(Table(CATALOG_LAYOUT, time, seq, ints, floats, nulls, tails, np.ones(n, np.bool_)))
+    seqs, floats = np.zeros(n, dtype=np.int64) if seq is None else seq, np.empty((n, 0))
+    return pack_table(Table(CATALOG_LAYOUT, time, seqs, ints, floats, nulls, tails, np.ones(n, np.bool_)))
 
 
 def unpack_catalog(
     item_ids: Sequence[str], values: Sequence[bytes | None], *, foreign: Foreign = "raise"
 ) -> list[CatalogItem | None]:
     """Unpack catalogue rows, one per item; None where the catalogue does not know the item."""
+    rows = unpack_catalog_rows(item_ids, values, foreign=foreign)
+    return [None if row is None else row[0] for row in rows]
+
+
+def unpack_catalog_rows(
+    item_ids: Sequence[str], values: Sequence[bytes | None], *, foreign: Foreign = "raise"
+) -> list[tuple[CatalogItem, int, int] | None]:
+    """Unpack catalogue rows with their time (µs) and `seq`."""
     table = unpack_table(CATALOG_LAYOUT, values, foreign=foreign)
-    columns = zip(item_ids, table.present.tolist(), *table.tails, table.ints.tolist(), strict=True)
+    heads = table.present.tolist(), table.time.tolist(), table.seq.tolist()
+    columns = zip(item_ids, *heads, *table.tails, table.ints.tolist(), strict=True)
     return [
-        CatalogItem(item_id, _text(title), _text(category), _number(price), _number(created_at), available != 0)
+        (
+            CatalogItem(item_id, _text(title), _text(category), _number(price), _number(made), *map(bool, flags)),
+            at,
+            seq,
+        )
         if present
         else None
-        for item_id, present, title, category, (price, created_at, available) in columns
+        for item_id, present, at, seq, title, category, (price, made, *flags) in columns
     ]
 
 

@@ -59,6 +59,11 @@ class Settings:
         return self.root / "events"
 
     @property
+    def item_changes_dir(self) -> Path:
+        """The offline log of catalogue changes beside it: Parquet by day, `ITEM_CHANGE_SCHEMA`."""
+        return self.root / "item_changes"
+
+    @property
     def quarantine_dir(self) -> Path:
         """Rows that could not be events, with reasons."""
         return self.root / "quarantine"

@@ -1,7 +1,7 @@
-"""Appends accepted events to the project's Redis Stream, each once, and reads them back: the way in for live events.
+"""Appends events and catalogue changes to the project's Redis Stream, each once, and reads them back: the one way in.
 
-An event is acknowledged when the script that appended it has returned, never before. What Redis promises after that is
-the setting `redis_appendfsync` (docs/operations.md).
+Both kinds share one order (`seq`). An entry is acknowledged when the script that appended it has returned, never
+before. What Redis promises after that is the setting `redis_appendfsync` (docs/operations.md).
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from redis.exceptions import RedisError
 
 from feature_repo.errors import BadInputError, UnavailableError
 from feature_repo.events import EVENT_SCHEMA, LOG_SCHEMA, SEQ_COUNTER_BITS, seq_of
+from feature_repo.item_changes import ItemChange
 from feature_repo.online_keys import checked_project, events_key, seen_prefix
 from feature_repo.redis_scripts import script_text
 
 #: How long an `event_id` is remembered. An event that happened earlier may have been counted before: backfill's work.
 SEEN_S: Final = 7 * 86_400
+#: How many entries may wait in the stream (about 250 bytes each) where no setting says otherwise.
+MAX_ENTRIES: Final = 2_000_000
 
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _Time = Annotated[int, msgspec.Meta(ge=0, lt=253_402_300_800_000_000)]  # µs, before the year 10000
@@ -50,7 +53,7 @@ class StreamEvent(msgspec.Struct, array_like=True, frozen=True):
 
 
 class AppendResult(NamedTuple):
-    """What became of an event: "accepted", "duplicate" (then `seq` is the first one's) or "too_old" (`seq` 0)."""
+    """What became of an entry: "accepted", "duplicate" (then `seq` is the first one's) or "too_old" (`seq` 0)."""
 
     status: Literal["accepted", "duplicate", "too_old"]
     seq: int
@@ -58,10 +61,89 @@ class AppendResult(NamedTuple):
 
 _ENCODE = msgspec.msgpack.Encoder().encode
 _DECODE = msgspec.msgpack.Decoder(StreamEvent).decode
+_DECODE_CHANGE = msgspec.msgpack.Decoder(ItemChange).decode
+
+
+class Append:
+    """Some entries of one kind on their way into the stream: the script's arguments, and what its answer means."""
+
+    def __init__(
+        self, project: str, field: Literal["e", "i"], entries: Sequence[tuple[str, bytes] | None], max_entries: int
+    ) -> None:
+        prefix = seen_prefix(checked_project(project))
+        kept = [entry for entry in entries if entry is not None]
+        self._kept = [entry is not None for entry in entries]
+        self.keys = [events_key(project), *(prefix + entry_id for entry_id, _ in kept)] if kept else []
+        largest = (1 << SEQ_COUNTER_BITS) - 1
+        self.arguments: list[Any] = [SEEN_S, largest, max_entries, field, *(payload for _, payload in kept)]
+
+    @classmethod
+    def of_events(
+        cls, project: str, events: Sequence[dict[str, Any]], now_ms: int, max_entries: int = MAX_ENTRIES
+    ) -> Append:
+        """Take events as `append_events` does; those that are too old are left out."""
+        oldest = now_ms * 1000 - SEEN_S * 1_000_000
+        records = [_record(event) for event in events]
+        entries = [(r.event_id, _encode(r)) if r.event_timestamp >= oldest else None for r in records]
+        return cls(project, "e", entries, max_entries)
+
+    @classmethod
+    def of_changes(cls, project: str, changes: Sequence[ItemChange], max_entries: int = MAX_ENTRIES) -> Append:
+        """Take changes of the catalogue. Their ids are apart from those of events."""
+        return cls(project, "i", [(f"item:{c.change_id}", _ENCODE(c)) for c in changes], max_entries)
+
+    def results(self, answer: list[Any]) -> list[AppendResult]:
+        """Return what became of every entry, in their order."""
+        pairs = iter(zip(answer[::2], answer[1::2], strict=True))
+        results = []
+        for kept in self._kept:
+            if kept:
+                appended, stream_id = next(pairs)
+                results.append(AppendResult("accepted" if appended else "duplicate", seq_from(stream_id)))
+            else:
+                results.append(AppendResult("too_old", 0))
+        return results
+
+    def run(self, client: redis.Redis) -> list[AppendResult]:
+        """Append, or raise `UnavailableError`."""
+        return run_appends(client, [self])
+
+    async def run_async(self, client: redis.asyncio.Redis) -> list[AppendResult]:
+        """Append without blocking the event loop, or raise `UnavailableError`."""
+        if not self.keys:
+            return self.results([])
+        try:
+            script = client.register_script(_TEXT)
+            return self.results(await script(keys=self.keys, args=self.arguments, client=client))
+        except (RedisError, OSError) as error:
+            raise _unconfirmed(error) from error
+
+
+def run_appends(client: redis.Redis, appends: Sequence[Append]) -> list[AppendResult]:
+    """Append batch after batch in one round trip; return what became of all their entries.
+
+    Raises
+    ------
+    UnavailableError
+        If Redis did not confirm all: some may be in, and sending all again is safe.
+    """
+    script, asked = client.register_script(_TEXT), [append for append in appends if append.keys]
+    try:
+        if len(asked) == 1:
+            replies = [script(keys=asked[0].keys, args=asked[0].arguments)]
+        else:
+            pipeline = client.pipeline(transaction=False)
+            for append in asked:
+                script(keys=append.keys, args=append.arguments, client=pipeline)
+            replies = pipeline.execute() if asked else []
+    except (RedisError, OSError) as error:
+        raise _unconfirmed(error) from error
+    answers = iter(replies)
+    return [result for append in appends for result in append.results(next(answers) if append.keys else [])]
 
 
 def append_events(
-    client: redis.Redis, project: str, events: Sequence[dict[str, Any]], now_ms: int
+    client: redis.Redis, project: str, events: Sequence[dict[str, Any]], now_ms: int, max_entries: int = MAX_ENTRIES
 ) -> list[AppendResult]:
     """Append events to the stream; what is in the answer is in the stream.
 
@@ -76,6 +158,8 @@ def append_events(
     now_ms
         The time; events that happened more than seven days before it are "too_old": they belong to a backfill, as
         their ids are no longer known.
+    max_entries
+        Nothing is appended where the stream would then have more entries than this.
 
     Raises
     ------
@@ -84,53 +168,21 @@ def append_events(
     UnavailableError
         If Redis did not confirm: the events may be in or not, and sending them again with the same ids is safe.
     """
-    batch = _Batch(project, events, now_ms)
-    if not batch.keys:
-        return batch.results([])
-    try:
-        return batch.results(client.register_script(_TEXT)(keys=batch.keys, args=batch.arguments, client=client))
-    except (RedisError, OSError) as error:
-        raise _unconfirmed(error) from error
+    return Append.of_events(project, events, now_ms, max_entries).run(client)
 
 
 async def append_events_async(
-    client: redis.asyncio.Redis, project: str, events: Sequence[dict[str, Any]], now_ms: int
+    client: redis.asyncio.Redis,
+    project: str,
+    events: Sequence[dict[str, Any]],
+    now_ms: int,
+    max_entries: int = MAX_ENTRIES,
 ) -> list[AppendResult]:
     """Append events without blocking the event loop; the twin of `append_events`."""
-    batch = _Batch(project, events, now_ms)
-    if not batch.keys:
-        return batch.results([])
-    try:
-        return batch.results(await client.register_script(_TEXT)(keys=batch.keys, args=batch.arguments, client=client))
-    except (RedisError, OSError) as error:
-        raise _unconfirmed(error) from error
+    return await Append.of_events(project, events, now_ms, max_entries).run_async(client)
 
 
 _TEXT = script_text("append")
-
-
-class _Batch:
-    """The script's arguments for some events, and the meaning of its answer."""
-
-    def __init__(self, project: str, events: Sequence[dict[str, Any]], now_ms: int) -> None:
-        oldest = now_ms * 1000 - SEEN_S * 1_000_000
-        prefix = seen_prefix(checked_project(project))
-        records = [_record(event) for event in events]
-        self._fresh = [record.event_timestamp >= oldest for record in records]
-        fresh = [record for record, keep in zip(records, self._fresh, strict=True) if keep]
-        self.keys = [events_key(project), *(prefix + record.event_id for record in fresh)] if fresh else []
-        self.arguments: list[Any] = [SEEN_S, (1 << SEQ_COUNTER_BITS) - 1, *(_encode(record) for record in fresh)]
-
-    def results(self, answer: list[Any]) -> list[AppendResult]:
-        pairs = iter(zip(answer[::2], answer[1::2], strict=True))
-        results = []
-        for keep in self._fresh:
-            if keep:
-                appended, stream_id = next(pairs)
-                results.append(AppendResult("accepted" if appended else "duplicate", seq_from(stream_id)))
-            else:
-                results.append(AppendResult("too_old", 0))
-        return results
 
 
 def _record(event: dict[str, Any]) -> StreamEvent:
@@ -151,7 +203,7 @@ def _encode(record: StreamEvent) -> bytes:
 
 def _unconfirmed(error: BaseException) -> UnavailableError:
     return UnavailableError(
-        f"Redis did not confirm the events ({type(error).__name__}: {error}); send them again with the same event_id"
+        f"Redis did not confirm ({type(error).__name__}: {error}); send the same again, with the same ids"
     )
 
 
@@ -168,27 +220,37 @@ class StreamBatch(NamedTuple):
     ----------
     table
         The events, `LOG_SCHEMA`, in `seq` order.
+    changes
+        `seq` and content of the catalogue changes, in `seq` order.
     malformed
-        `seq` and payload of entries that are no events (somebody else wrote to the stream).
+        `seq` and payload of entries that are neither (somebody else wrote to the stream).
     last_seq
-        `seq` of the last entry of either kind.
+        `seq` of the last entry of any kind.
     """
 
     table: pa.Table
+    changes: list[tuple[int, ItemChange]]
     malformed: list[tuple[int, bytes]]
     last_seq: int
 
 
 def decode_entries(entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> StreamBatch:
     """Decode entries of the stream as Redis returned them; at least one."""
-    seqs, events, malformed = [], [], []
+    seqs: list[int] = []
+    events: list[StreamEvent] = []
+    changes: list[tuple[int, ItemChange]] = []
+    malformed: list[tuple[int, bytes]] = []
     for stream_id, fields in entries:
-        seq, payload = seq_from(stream_id), fields.get(b"e", b"")
+        seq, is_change = seq_from(stream_id), b"i" in fields
+        payload = fields.get(b"i" if is_change else b"e", b"")
         try:
-            events.append(_DECODE(payload))
-            seqs.append(seq)
+            if is_change:
+                changes.append((seq, _DECODE_CHANGE(payload)))
+            else:
+                events.append(_DECODE(payload))
+                seqs.append(seq)
         except (msgspec.DecodeError, UnicodeDecodeError):
             malformed.append((seq, payload))
     columns = zip(*map(msgspec.structs.astuple, events), strict=True) if events else ([] for _ in EVENT_SCHEMA)
     arrays = [pa.array(values, field.type) for values, field in zip((seqs, *columns), LOG_SCHEMA, strict=True)]
-    return StreamBatch(pa.Table.from_arrays(arrays, schema=LOG_SCHEMA), malformed, seq_from(entries[-1][0]))
+    return StreamBatch(pa.Table.from_arrays(arrays, schema=LOG_SCHEMA), changes, malformed, seq_from(entries[-1][0]))

@@ -239,4 +239,11 @@ RECENT_FIELDS: Final = ("recent_item_ids", "recent_types", "recent_times")
 
 #: `item_catalog`: what an item is. Not folded; written when the catalogue changes.
 CATALOG_VIEW: Final = "item_catalog"
-CATALOG_FIELDS: Final = ("item_title", "item_category", "item_price", "item_created_at", "item_available")
+CATALOG_FIELDS: Final = (
+    "item_title",
+    "item_category",
+    "item_price",
+    "item_created_at",
+    "item_available",
+    "item_blocked",
+)

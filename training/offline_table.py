@@ -20,7 +20,7 @@ def offline_item_table(reader: AsOfReader, as_of_us: int) -> ItemTable:
             row["item_category"],
             row["item_price"],
             row["item_created_at"],
-            bool(row["item_available"]),
+            bool(row["item_available"]) and not row["item_blocked"],
         )
         for row in reader.catalog().to_pylist()
     }

@@ -37,7 +37,7 @@ class CatalogEntry:
     category: str | None = None
     price: int | None = None
     created_at_us: int | None = None
-    available: bool = True
+    available: bool = True  #: may be shown: in stock, and not blocked by an operator
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,11 @@ class ItemTable:
 
 
 def catalog_entry(item_id: str, item: CatalogItem | None) -> CatalogEntry:
-    """Translate a catalogue row; an item that only events name is never shown."""
+    """Translate a catalogue row; an item that only events name is never shown, nor is a blocked one."""
     if item is None:
         return CatalogEntry(item_id, available=False)
-    return CatalogEntry(item_id, item.title, item.category, item.price, item.created_at, item.available)
+    shown = item.available and not item.blocked
+    return CatalogEntry(item_id, item.title, item.category, item.price, item.created_at, shown)
 
 
 def build_item_table(catalog: Sequence[CatalogEntry], stats: Rows, as_of_us: int) -> ItemTable:
