@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from feature_repo.fold import I8, I64, RowIndices, State, States, new_state, touches
 from feature_repo.offline_layout import Manifest, Part, state_columns, state_of, write_part
 from feature_repo.pair_index import PairIndex
-from feature_repo.views import FOLD_VIEWS, ITEM_STATS, USER_CATEGORY, USER_ITEM, USER_STATS, View
+from feature_repo.views import FOLD_VIEWS, ITEM_STATS, NULL_INT, USER_CATEGORY, USER_ITEM, USER_STATS, View
 
 #: Two codes of 32 bits make the key of a pair.
 _CODE_BITS = 32
@@ -85,8 +85,9 @@ class EndState:
         """Write one Parquet file per view: entity columns and state, in order of first appearance."""
         parts: dict[str, Part] = {}
         for v, (view, count) in enumerate(zip(FOLD_VIEWS, self.counts(), strict=True)):
-            state = State(self._states[v].ints[:count], self._states[v].floats[:count])
-            table = pa.table(self.ids(v, np.arange(count)) | state_columns(view, state))
+            made = np.flatnonzero(self._states[v].ints[:count, 0] != NULL_INT)  # without those over the user's cap
+            state = State(self._states[v].ints[made], self._states[v].floats[made])
+            table = pa.table(self.ids(v, made) | state_columns(view, state))
             parts[view.name] = write_part(directory, f"end_state/{view.name}-{name}.parquet", table)
         return parts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -144,6 +145,33 @@ class Snapshots:
         return tuple(self._slots), self._rows, self._ints, self._floats, self._counts, self._superseding
 
 
+class Limits:
+    """What bounds the rows of each of `FOLD_VIEWS`.
+
+    Attributes
+    ----------
+    max_age_us
+        An event later than a row by more than this begins the row anew, shape (4,).
+    max_rows
+        Rows made for one user over its life, shape (4,).
+    """
+
+    def __init__(self, max_age_us: Sequence[int | None], max_rows: Sequence[int | None]) -> None:
+        self.max_age_us, self.max_rows = (
+            np.array([_UNLIMITED if limit is None else limit for limit in limits], np.int64)
+            for limits in (max_age_us, max_rows)
+        )
+
+    def arguments(self) -> tuple[Any, ...]:
+        """Return what the compiled fold needs: the limits, and the row before its first event of every view."""
+        return self.max_age_us, self.max_rows, _BLANK_INTS, _BLANK_FLOATS
+
+
+_UNLIMITED: Final = 2**63 - 1
+_BLANK_INTS = tuple(new_state(view, 1).ints[0] for view in FOLD_VIEWS)
+_BLANK_FLOATS = tuple(new_state(view, 1).floats[0] for view in FOLD_VIEWS)
+LIMITS = Limits([view.max_age_us for view in FOLD_VIEWS], [view.max_rows for view in FOLD_VIEWS])
+
 _NO_SNAPSHOTS = Snapshots(0)
 _NO_STATES: States = tuple(new_state(view, 0) for view in FOLD_VIEWS)  # type: ignore[assignment] # there are four
 
@@ -156,8 +184,10 @@ def fold_events(events: EventArrays, states: States, rows: RowIndices, out: Snap
     events
         In `seq` order. A row that holds an event's `seq` or a later one skips the event.
     states
-        State rows per view. Whether a purchase is a pair's first is read from the pair's row: where rows are
-        stored one by one, a pair's row must not be stored before its user's and its item's.
+        State rows per view. Whether a purchase is a pair's first, and whether a row is made, is read from the pair's
+        and the affinity's row: where rows are stored one by one, those must not be stored before their user's and
+        their item's. A row whose time is still null afterwards was not made (the user has all it may have): it is
+        not to be stored.
     rows
         `rows[v][e]` is the row of event `e` in `states[v]`; -1 for none.
     out
@@ -194,6 +224,7 @@ def fold_events(events: EventArrays, states: States, rows: RowIndices, out: Snap
         _HALF_LIVES,
         tuple(_plain(r) for r in rows),
         POSITIONS,
+        LIMITS.arguments(),
         out is not None,
         (out or _NO_SNAPSHOTS).arguments(states if out else _NO_STATES),
     )

@@ -34,9 +34,9 @@ _NULL = NULL_INT
 UserColumns = namedtuple(
     "UserColumns",
     "time seq impressions views carts purchases cancels likes dislikes ratings orders quantity spend "
-    "cancelled_value price_sum items_bought repurchases value_min value_max order_session first_time action_time "
-    "first_order_time order_time order_gap value_sq rating_sum views_1h views_1d views_7d carts_1d purchases_7d "
-    "purchases_30d spend_30d impressions_1d",
+    "cancelled_value price_sum items_bought repurchases value_min value_max order_session pairs pairs_full_seq "
+    "affinities affinities_full_seq first_time action_time first_order_time order_time order_gap value_sq rating_sum "
+    "views_1h views_1d views_7d carts_1d purchases_7d purchases_30d spend_30d impressions_1d",
 )
 ItemColumns = namedtuple(
     "ItemColumns",
@@ -136,6 +136,33 @@ def _open_order(ints: Any, row: int, first: int, last: int, gap: int, time: int)
     else:
         ints[row, gap] = max(time - ints[row, last], 0)
     _latest(ints, row, last, time)
+
+
+@_compiled
+def _make_row(v: int, row: int, user: int, full_column: int, e: Any, ints: Any, floats: Any, limits: Any) -> int:
+    """Begin the row an event finds absent or, which is the same, too old to count.
+
+    Returns 1 if it was made, 0 if the row that is there goes on, -1 if the user has all rows it may have. The `seq` at
+    which that was reached also says so for events folded again after a crash, when the user's row may already hold
+    them while the row they made was not stored.
+    """
+    max_ages, _most, blank_ints, blank_floats = limits
+    time, seq, then = e[5], e[8], ints[v][row, 0]
+    if then != _NULL and time - then <= max_ages[v]:
+        return 0
+    if user >= 0 and ints[0][user, full_column] != _NULL and seq > ints[0][user, full_column]:
+        return -1
+    ints[v][row] = blank_ints[v]
+    floats[v][row] = blank_floats[v]
+    return 1
+
+
+@_compiled
+def _count_made(ints: Any, row: int, column: int, full_column: int, seq: int, most: int) -> None:
+    """Count a row made for a user, and note when it has all it may have."""
+    ints[row, column] += 1
+    if ints[row, column] >= most and ints[row, full_column] == _NULL:
+        ints[row, full_column] = seq
 
 
 @_compiled
@@ -316,38 +343,51 @@ def _keep(v: int, row: int, then: int, ints: Any, floats: Any, out: Any) -> None
 
 
 @_compiled
-def fold_kernel(events: Any, ints: Any, floats: Any, half: Any, rows: Any, columns: Any, keep: bool, out: Any) -> None:
+def fold_kernel(  # noqa: PLR0912 - a branch per view, twice for those that are made
+    events: Any, ints: Any, floats: Any, half: Any, rows: Any, columns: Any, limits: Any, keep: bool, out: Any
+) -> None:
     """Apply events in order. See fold.fold_events for the meaning of the arguments."""
     etypes, values, quantities, prices, times, sessions, clicks, seqs = events
     U, T, P, A = columns
+    most = limits[1]
     for n in range(len(seqs)):
         seq = seqs[n]
         value = values[n]
         money = 0 if math.isnan(value) else np.int64(np.rint(value))
         e = (etypes[n], value, money, quantities[n], prices[n], times[n], sessions[n], clicks[n], seq)
-        # The pair first: whether the purchase is the pair's first is not known from the other rows.
+        user = rows[0][n]
+        # Pair and affinity first: whether the purchase is the pair's first, and whether rows are made, is not known
+        # from the other rows.
         first_purchase = repurchase = False
+        made_pair = made_affinity = 0
         r = rows[2][n]
         if r >= 0 and ints[2][r, 1] < seq:
             then = ints[2][r, 0]
-            first_purchase, repurchase = _fold_pair(ints[2], floats[2], half[2], P, r, e)
+            made_pair = _make_row(2, r, user, U.pairs_full_seq, e, ints, floats, limits)
+            if made_pair >= 0:
+                first_purchase, repurchase = _fold_pair(ints[2], floats[2], half[2], P, r, e)
+                if keep:
+                    _keep(2, r, then, ints[2], floats[2], out)
+        r = rows[3][n]
+        if r >= 0 and e[0] in (_VIEW, _CART, _PURCHASE, _CANCEL) and ints[3][r, 1] < seq:
+            then = ints[3][r, 0]
+            made_affinity = _make_row(3, r, user, U.affinities_full_seq, e, ints, floats, limits)
+            if made_affinity >= 0:
+                _fold_affinity(ints[3], floats[3], half[3], A, r, e)
+                if keep:
+                    _keep(3, r, then, ints[3], floats[3], out)
+        if user >= 0 and ints[0][user, 1] < seq:
+            then = ints[0][user, 0]
+            if made_pair == 1:
+                _count_made(ints[0], user, U.pairs, U.pairs_full_seq, seq, most[2])
+            if made_affinity == 1:
+                _count_made(ints[0], user, U.affinities, U.affinities_full_seq, seq, most[3])
+            _fold_user(ints[0], floats[0], half[0], U, user, e, first_purchase, repurchase)
             if keep:
-                _keep(2, r, then, ints[2], floats[2], out)
-        r = rows[0][n]
-        if r >= 0 and ints[0][r, 1] < seq:
-            then = ints[0][r, 0]
-            _fold_user(ints[0], floats[0], half[0], U, r, e, first_purchase, repurchase)
-            if keep:
-                _keep(0, r, then, ints[0], floats[0], out)
+                _keep(0, user, then, ints[0], floats[0], out)
         r = rows[1][n]
         if r >= 0 and ints[1][r, 1] < seq:
             then = ints[1][r, 0]
             _fold_item(ints[1], floats[1], half[1], T, r, e, first_purchase, repurchase)
             if keep:
                 _keep(1, r, then, ints[1], floats[1], out)
-        r = rows[3][n]
-        if r >= 0 and e[0] in (_VIEW, _CART, _PURCHASE, _CANCEL) and ints[3][r, 1] < seq:
-            then = ints[3][r, 0]
-            _fold_affinity(ints[3], floats[3], half[3], A, r, e)
-            if keep:
-                _keep(3, r, then, ints[3], floats[3], out)

@@ -17,6 +17,7 @@ from feature_repo.views import (
     CATALOG_VIEW,
     FOLD_VIEWS,
     ITEM_STATS,
+    NULL_INT,
     RECENT_VIEW,
     USER_CATEGORY,
     USER_ITEM,
@@ -181,21 +182,22 @@ class MicroBatch:
         for _, entities in buckets:
             arguments += (len(entities), *entities)
         users, items, pairs, categories = self._indexes
-        packed = [
-            pack_rows(view, state.ints, state.floats)
-            for view, state in zip(FOLD_VIEWS, self._states or (), strict=False)
-        ]
-        if packed:
+        if self._states:
+            packed = [
+                pack_rows(view, state.ints, state.floats) for view, state in zip(FOLD_VIEWS, self._states, strict=True)
+            ]
             alone = [*packed[0], *packed[1], *self._recent_rows, *self._catalog_rows()]
             keys += row_keys(self._project, USER_STATS.name, list(users.position))
             keys += row_keys(self._project, ITEM_STATS.name, list(items.position))
             keys += row_keys(self._project, RECENT_VIEW, list(self._recent.position))
             keys += row_keys(self._project, CATALOG_VIEW, list(self._catalog))
             arguments += [len(alone), *alone]
-            for view, index, rows in ((USER_ITEM, pairs, packed[2]), (USER_CATEGORY, categories, packed[3])):
-                for (first, second), row in zip(index.position, rows, strict=True):
-                    keys.append(row_key(self._project, view.name, first))
-                    arguments += [second, row]
+            for v, index in ((2, pairs), (3, categories)):
+                made = (self._states[v].ints[:, 0] != NULL_INT).tolist()  # without those over the user's cap
+                for (first, second), row, exists in zip(index.position, packed[v], made, strict=True):
+                    if exists:
+                        keys.append(row_key(self._project, FOLD_VIEWS[v].name, first))
+                        arguments += [second, row]
         else:
             arguments.append(0)
         return keys, arguments

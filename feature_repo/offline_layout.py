@@ -25,7 +25,7 @@ from feature_repo.views import CATALOG_VIEW, FOLD_VIEWS, NULL_INT, RECENT_VIEW, 
 VALID_FROM: Final = "valid_from"
 MANIFEST: Final = "manifest.json"
 #: Changes when the meaning of the files changes though no layout does.
-FORMAT: Final = 1
+FORMAT: Final = 2
 _BLOCK_ROWS: Final = 512
 
 Numbers = TypeVar("Numbers", I64, F64)
@@ -101,10 +101,11 @@ class Manifest:
 
 
 def layout_hashes() -> dict[str, str]:
-    """Hash of every view's layout; with what the values mean (half-lives), not only where they stand."""
+    """Hash of every view's layout; with what the values mean (half-lives, limits), not only where they stand."""
     hashes = {}
     for view in FOLD_VIEWS:
-        meaning = str([(column.half_life_us, column.nullable) for column in view.columns])
+        columns = [(column.half_life_us, column.nullable) for column in view.columns]
+        meaning = str((columns, view.max_age_us, view.max_rows))
         hashes[view.name] = f"{view.layout_hash:016x}-{hashlib.sha256(meaning.encode()).hexdigest()[:8]}"
     return hashes | {RECENT_VIEW: str(RECENT_SCHEMA.names), CATALOG_VIEW: str(CATALOG_SCHEMA.names)}
 

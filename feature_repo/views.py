@@ -48,8 +48,11 @@ class View:
     entities: tuple[str, ...]
     columns: tuple[Column, ...]
     doc: str
-    #: Rows older than this (by feature time) count as missing, online and offline alike; None: never.
+    #: Rows older than this (by feature time) count as missing, online and offline alike; an event that finds such a row
+    #: begins it anew. None: never.
     max_age_us: int | None = None
+    #: Rows made for one first entity over its life, those begun anew included; later events make no more. None: no cap.
+    max_rows: int | None = None
 
     @cached_property
     def ints(self) -> tuple[str, ...]:
@@ -121,6 +124,10 @@ USER_STATS = View(
         Column("user_value_min", "int64", "Smallest purchase line, minor units", nullable=True),
         Column("user_value_max", "int64", "Largest purchase line, minor units", nullable=True),
         Column("user_order_session", "int64", "Hash of the last order's session (internal)", nullable=True),
+        _count("user_pairs", "Rows made in `user_item_interactions`"),
+        Column("user_pairs_full_seq", "int64", "`seq` of the event that made the last one allowed", nullable=True),
+        _count("user_affinities", "Rows made in `user_category_affinity`"),
+        Column("user_affinities_full_seq", "int64", "`seq` of the event that made the last one allowed", nullable=True),
         _time("user_first_time", "First event"),
         _time("user_action_time", "Last event other than an impression"),
         _time("user_first_order_time", "First order"),
@@ -205,6 +212,7 @@ USER_ITEM = View(
     ),
     "What one user did with one item.",
     max_age_us=730 * DAY_US,
+    max_rows=10_000,
 )
 
 USER_CATEGORY = View(
@@ -226,6 +234,7 @@ USER_CATEGORY = View(
     ),
     "What one user did in one category (the item's category at the time of the event).",
     max_age_us=730 * DAY_US,
+    max_rows=500,
 )
 
 #: Views the fold keeps, in the order the fold takes their states.

@@ -16,22 +16,41 @@ Event = dict[str, Any]
 DECAYED = {"views": "view", "carts": "cart", "purchases": "purchase", "spend": "purchase", "impressions": "impression"}
 
 
-def oracle(table: pa.Table) -> dict[str, dict[tuple[str, ...], dict[str, Any]]]:
-    """Return the rows of all views by entity, with None for null."""
+def oracle(
+    table: pa.Table,
+    max_age: int = USER_ITEM.max_age_us,
+    most: tuple[int, int] = (USER_ITEM.max_rows, USER_CATEGORY.max_rows),
+) -> dict[str, dict[tuple[str, ...], dict[str, Any]]]:
+    """Return the rows of all views by entity, with None for null.
+
+    `max_age` (µs) and `most` are the age rule and the caps of pairs and affinities.
+    """
     by_view: dict[str, dict[tuple[str, ...], list[Event]]] = {view.name: defaultdict(list) for view in FOLD_VIEWS}
+
+    def row_of(view: View, entity: tuple[str, str], e: Event, cap: int) -> list[Event]:
+        """Return the events of the row that `e` goes into: an empty list where it makes the row, or makes none."""
+        rows, made = by_view[view.name], f"made_{view.name}"
+        if entity not in rows or e["time"] - max(x["time"] for x in rows[entity]) > max_age:
+            if sum(x[made] for x in by_view[USER_STATS.name][entity[0],]) == cap:
+                return []
+            rows[entity], e[made] = [], True
+        return rows[entity]
+
     for raw in table.to_pylist():
         e = raw | {
             "time": max(us(raw["event_timestamp"]), us(raw["received_at"])),
             "session": session(raw["session_id"]),
         }
-        pair = by_view[USER_ITEM.name][e["user_id"], e["item_id"]]
-        e["first"] = e["event_type"] == "purchase" and not of(pair, "purchase")
+        e |= {f"made_{view.name}": False for view in FOLD_VIEWS} | {"most": most}
+        pair = row_of(USER_ITEM, (e["user_id"], e["item_id"]), e, most[0])
+        known = by_view[USER_ITEM.name].get((e["user_id"], e["item_id"])) is pair
+        e["first"] = known and e["event_type"] == "purchase" and not of(pair, "purchase")
         pair.append(e)
-        e["again"] = e["event_type"] == "purchase" and len(orders(pair)) > 1
+        e["again"] = known and e["event_type"] == "purchase" and len(orders(pair)) > 1
+        if e["category"] is not None and e["event_type"] in ("view", "cart", "purchase", "cancel"):
+            row_of(USER_CATEGORY, (e["user_id"], e["category"]), e, most[1]).append(e)
         by_view[USER_STATS.name][e["user_id"],].append(e)
         by_view[ITEM_STATS.name][e["item_id"],].append(e)
-        if e["category"] is not None and e["event_type"] in ("view", "cart", "purchase", "cancel"):
-            by_view[USER_CATEGORY.name][e["user_id"], e["category"]].append(e)
     return {
         view.name: {entity: row(view, events) for entity, events in by_view[view.name].items()} for view in FOLD_VIEWS
     }
@@ -90,6 +109,8 @@ def row(view: View, events: list[Event]) -> dict[str, Any]:
         gap = max(opened[-1]["time"] - max(o["time"] for o in opened[:-1]), 0)
     feedback = of(events, *LIKES, *DISLIKES)
     prices = [e["price"] for e in events if e["price"] is not None]
+    pairs, affinities = ([e["seq"] for e in events if e[f"made_{v.name}"]] for v in (USER_ITEM, USER_CATEGORY))
+    most_pairs, most_affinities = events[0]["most"]
     values = {
         "time": latest(events),
         "seq": events[-1]["seq"],
@@ -114,6 +135,10 @@ def row(view: View, events: list[Event]) -> dict[str, Any]:
         "value_min": min((int(e["value"]) for e in paid), default=None),
         "value_max": max((int(e["value"]) for e in paid), default=None),
         "order_session": opened[-1]["session"] if opened else None,
+        "pairs": len(pairs),
+        "pairs_full_seq": pairs[-1] if len(pairs) == most_pairs else None,
+        "affinities": len(affinities),
+        "affinities_full_seq": affinities[-1] if len(affinities) == most_affinities else None,
         "price_paid": prices[-1] if prices else None,
         "feedback": (1 if feedback[-1]["event_type"] in LIKES else -1) if feedback else None,
         "first_time": events[0]["time"],

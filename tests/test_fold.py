@@ -2,6 +2,9 @@
 
 import math
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -10,10 +13,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import feature_repo.fold as fold_module
 from feature_repo.end_state import EndState
 from feature_repo.errors import BadInputError
 from feature_repo.events import EventType
-from feature_repo.fold import Snapshots, encode_events, fold_events, new_state, recent_type, touches
+from feature_repo.fold import (
+    EventArrays,
+    Limits,
+    Snapshots,
+    State,
+    States,
+    encode_events,
+    fold_events,
+    new_state,
+    recent_type,
+    touches,
+)
 from feature_repo.fold_kernel import UserColumns, column_positions
 from feature_repo.views import FOLD_VIEWS, ITEM_STATS, NULL_INT, USER_CATEGORY, USER_ITEM, USER_STATS
 from tests.event_tables import HOUR, START, event, event_table, histories, purchase, us
@@ -43,6 +58,11 @@ def bits(rows: dict[tuple[str, ...], dict[str, Any]]) -> dict[tuple[str, ...], d
     return {e: {n: struct.pack("d", x) if isinstance(x, float) else x for n, x in r.items()} for e, r in rows.items()}
 
 
+def made(rows: dict[tuple[str, ...], dict[str, Any]], time: str) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Leave out the rows that were not made because their user has all it may have."""
+    return {entity: row for entity, row in rows.items() if row[time] is not None}
+
+
 def folded(*tables: pa.Table) -> EndState:
     end = EndState()
     for table in tables:
@@ -50,8 +70,20 @@ def folded(*tables: pa.Table) -> EndState:
     return end
 
 
+#: Small enough for the histories to reach them: (max_age_us, rows of pairs, rows of affinities).
+small_limits = st.tuples(st.sampled_from([0, HOUR, 24 * HOUR, 30 * 24 * HOUR, 730 * 24 * HOUR]),
+                         st.integers(1, 4), st.integers(1, 3))  # fmt: skip
+
+
+@contextmanager
+def limited(max_age: int, *most: int) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fold_module, "LIMITS", Limits([None, None, max_age, max_age], [None, None, *most]))
+        yield
+
+
 @given(histories)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_equals_the_slow_fold_bit_for_bit(history: list[dict[str, Any]]) -> None:
     table = event_table(history)
     end, expected = folded(table), oracle(table)
@@ -59,15 +91,86 @@ def test_equals_the_slow_fold_bit_for_bit(history: list[dict[str, Any]]) -> None
         assert bits(rows_of(end, v)) == bits(expected[view.name])
 
 
-@given(histories, st.data())
+@given(histories, small_limits)
+@settings(max_examples=120, deadline=None)
+def test_old_rows_begin_anew_and_users_are_capped_as_in_the_slow_fold(
+    history: list[dict[str, Any]], limits: tuple[int, int, int]
+) -> None:
+    table, (max_age, *most) = event_table(history), limits
+    with limited(max_age, *most):
+        end = folded(table)
+    expected = oracle(table, max_age, (most[0], most[1]))
+    for v, view in enumerate(FOLD_VIEWS):
+        assert bits(made(rows_of(end, v), view.time_column)) == bits(expected[view.name])
+
+
+@given(histories, small_limits, st.data())
 @settings(max_examples=100, deadline=None)
-def test_micro_batches_and_replays_change_nothing(history: list[dict[str, Any]], data: st.DataObject) -> None:
+def test_micro_batches_and_replays_change_nothing(
+    history: list[dict[str, Any]], limits: tuple[int, int, int], data: st.DataObject
+) -> None:
     table = event_table(history)
     cut = data.draw(st.integers(0, len(history)))
     again = data.draw(st.integers(0, cut))  # a crash: events are delivered a second time
-    whole, pieces = folded(table), folded(table.slice(0, cut), table.slice(again))
+    with limited(*limits):
+        whole, pieces = folded(table), folded(table.slice(0, cut), table.slice(again))
     for v in range(4):
         assert bits(rows_of(whole, v)) == bits(rows_of(pieces, v))
+
+
+@given(histories, small_limits, st.data())
+@settings(max_examples=120, deadline=None)
+def test_a_batch_stored_in_part_and_folded_again_changes_nothing(
+    history: list[dict[str, Any]], limits: tuple[int, int, int], data: st.DataObject
+) -> None:
+    """Rows are stored one by one, users and items before pairs and affinities; a crash leaves any part of the batch."""
+    table, end = event_table(history), EndState()
+    events = encode_events(table)
+    rows = end.rows(table, events.etype)
+    begin = data.draw(st.integers(0, len(history)))
+    crash = data.draw(st.integers(begin, len(history)))
+
+    def states_after(start: int, stop: int, states: States | None = None) -> States:
+        copies = [
+            State(s.ints.copy(), s.floats.copy())
+            for s in states or [new_state(v, len(s)) for v, s in zip(FOLD_VIEWS, end.states, strict=True)]
+        ]
+        result = copies[0], copies[1], copies[2], copies[3]
+        piece = EventArrays(**{f.name: getattr(events, f.name)[start:stop] for f in fields(EventArrays)})
+        fold_events(piece, result, (rows[0][start:stop], rows[1][start:stop], rows[2][start:stop], rows[3][start:stop]))
+        return result
+
+    with limited(*limits):
+        found = states_after(0, begin)
+        written = states_after(begin, crash, found)
+        order = [(v, r) for v in (0, 1) for r in range(len(found[v]))]
+        order = data.draw(st.permutations(order)) + data.draw(
+            st.permutations([(v, r) for v in (2, 3) for r in range(len(found[v]))])
+        )
+        for v, r in order[: data.draw(st.integers(0, len(order)))]:
+            found[v].ints[r], found[v].floats[r] = written[v].ints[r], written[v].floats[r]
+        again, whole = states_after(begin, len(history), found), states_after(0, len(history))
+    for mine, other in zip(again, whole, strict=True):
+        assert (mine.ints.tobytes(), mine.floats.tobytes()) == (other.ints.tobytes(), other.floats.tobytes())
+
+
+def test_a_row_idle_for_longer_than_its_maximum_age_begins_anew_and_one_as_old_goes_on() -> None:
+    max_age = USER_ITEM.max_age_us / HOUR
+    for gap, views in ((max_age, 2), (max_age + 1, 1)):
+        end = folded(event_table([event("u", "i", "view", 0), event("u", "i", "view", gap)]))
+        pair, user = rows_of(end, 2)["u", "i"], rows_of(end, 0)["u",]
+        assert (pair["pair_views"], user["user_views"]) == (views, 2)
+        assert pair["pair_first_time"] == us(START) + (gap * HOUR if views == 1 else 0)
+        assert user["user_pairs"] == 3 - views
+
+
+def test_a_user_at_the_cap_still_counts_but_gets_no_further_rows() -> None:
+    with limited(30 * 24 * HOUR, 2, 1):
+        end = folded(event_table([purchase("u", item, at) for at, item in enumerate("iijk")]))
+    user = rows_of(end, 0)["u",]
+    assert list(made(rows_of(end, 2), "pair_time")) == [("u", "i"), ("u", "j")]
+    assert (user["user_pairs"], user["user_pairs_full_seq"], user["user_affinities_full_seq"]) == (2, 3, 1)
+    assert (user["user_purchases"], user["user_items_bought"], rows_of(end, 1)["k",]["item_purchases"]) == (4, 2, 1)
 
 
 def test_an_invoice_is_one_order_and_a_second_one_a_repurchase() -> None:

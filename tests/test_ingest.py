@@ -18,9 +18,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from feature_repo import fold
 from feature_repo.backfill import backfill
 from feature_repo.errors import BadInputError, ConflictError, UnavailableError
 from feature_repo.events import SEQ_COUNTER_BITS, seq_of, stream_id_of
+from feature_repo.fold import Limits
 from feature_repo.ingest import IngestWorker, read_status
 from feature_repo.ingest_log import LiveLog, log_watermark
 from feature_repo.materialize import materialize
@@ -69,13 +71,20 @@ def drain(worker) -> None:
 )
 @given(st.randoms(use_true_random=False), st.booleans())
 def test_online_equals_offline_after_any_history(settings, client, rng: random.Random, with_history):
-    """History, then live events with duplicates, late ones, crashes between batches and replays of whole batches."""
+    """History, then live events with duplicates, late ones, crashes between batches and replays of whole batches.
+
+    Half of the shops have limits that the events reach; some history is so old that its rows have expired.
+    """
     client.flushall()
     start_us = now_us() - 2 * DAY_US
     with tempfile.TemporaryDirectory() as home, ExitStack() as cleanup:
         shop = replace(settings, home=Path(home))
+        if rng.random() < 0.5:
+            patch = cleanup.enter_context(pytest.MonkeyPatch.context())
+            patch.setattr(fold, "LIMITS", Limits([None, None, DAY_US, DAY_US], [None, None, 2, 1]))
         if with_history:
-            past = [random_event(rng, f"h{k}", start_us - rng.randrange(40 * DAY_US)) for k in range(30)]
+            ages = [rng.choice([rng.randrange(40), 720, 735]) * DAY_US + rng.randrange(DAY_US) for _ in range(30)]
+            past = [random_event(rng, f"h{k}", start_us - age) for k, age in enumerate(ages)]
             import_history(shop, [*past, random_event(rng, "h-ann", start_us) | {"user_id": "ann"},
                                   random_event(rng, "h-bob", start_us) | {"user_id": "bob"}])  # fmt: skip
             backfill(shop)

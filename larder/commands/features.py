@@ -142,9 +142,15 @@ def markdown() -> str:
 
     lines = [_INTRO, "## Views of the fold"]
     for view in FOLD_VIEWS:
-        age = f" Rows older than {view.max_age_us // 86_400_000_000} days count as missing." if view.max_age_us else ""
         keys = " and ".join(f"`{name}`" for name in view.entities)
-        lines += ["", f"### {view.name}", "", f"{view.doc} Keyed by {keys}.{age}", ""]
+        lines += ["", f"### {view.name}", "", f"{view.doc} Keyed by {keys}.", ""]
+        if view.max_age_us and view.max_rows:
+            days = view.max_age_us // 86_400_000_000
+            lines += [f"Rows older than {days} days count as missing: readers hide them, and an event that comes later"]
+            lines += [
+                f"than that begins the row anew. At most {view.max_rows:,} rows are made for a user, those begun anew"
+            ]
+            lines += ["included; from then on events on others count for the user and the item only.", ""]
         lines += ["| column | type | half-life | meaning |", "|---|---|---|---|"]
         for column in view.columns:
             kind = f"{column.kind}, may be null" if column.nullable else column.kind
