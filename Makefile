@@ -3,6 +3,8 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
+# With it set, every process compiles a thousand source files again: `larder ingest run` then starts in 6 s instead of 2.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= python3.11
 DATASET ?= simulator

@@ -18,15 +18,15 @@ USERS = ["ann", "bob", "çem", "dee"]
 ITEMS = ["i1", "i2", "i3", "ï4"]
 
 
-def random_event(rng: random.Random, event_id: str, time_us: int) -> dict:
+def random_event(rng: random.Random, event_id: str, time_us: int, *, users=USERS, items=ITEMS) -> dict:
     """An event of any type, half of them late (they happened up to three days before they were received)."""
     kind = rng.choice([e.name for e in EventType] + ["view", "purchase", "purchase"])
     price, quantity = rng.choice([None, 199, 2500]), rng.choice([None, 1, 3])
     value = {"rating": rng.choice([1.0, 3.5]), "purchase": rng.choice([None, 199.0, 7500.0]), "cancel": 199.0}.get(kind)
     return {
         "event_id": event_id,
-        "user_id": rng.choice(USERS),
-        "item_id": rng.choice(ITEMS),
+        "user_id": rng.choice(users),
+        "item_id": rng.choice(items),
         "event_type": kind,
         "value": value,
         "quantity": quantity,
@@ -46,12 +46,12 @@ def a_view(event_id: str, user: str = "ann", *, at_us: int | None = None, **fiel
     return event | {"event_timestamp": at_us, "received_at": at_us} | fields
 
 
-def import_history(settings, events: list[dict]) -> None:
+def import_history(settings, events: list[dict], *, items=ITEMS) -> None:
     """Make some events (of at least two users) the project's history."""
     columns = {field.name: pa.array([event.get(field.name) for event in events], field.type) for field in EVENT_SCHEMA}
     items = [
         {"item_id": item, "title": f"Title {item}", "category": "tea", "price": 199, "available": item != "i3"}
-        for item in ITEMS
+        for item in items
     ]
     write_dataset(
         make_dataset(

@@ -1,0 +1,159 @@
+"""Clients that send events to a shop in trouble: what is not acknowledged they send again, as a client should."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from feature_repo.errors import UnavailableError
+from feature_repo.redis_scripts import connect
+from feature_repo.settings import Settings
+from feature_repo.stream import append_events
+from larder_client.answers import Event
+from larder_client.calls import ApiError
+from larder_client.client import LarderClient
+from tests.live_shop import random_event
+
+USERS = [f"user {n}" for n in range(12)]
+ITEMS = [f"item-{n}" for n in range(24)]
+#: Sends a batch and returns (event_id, seq) of each, or raises UnavailableError: then it may be sent again.
+Send = Callable[[list[dict]], list[tuple[str, int]]]
+
+
+@contextmanager
+def over_http(settings: Settings) -> Iterator[Send]:
+    """Send to `POST /v1/events` by the typed client."""
+    ours = ("received_at", "category")  # the API says these
+
+    def send(batch: list[dict]) -> list[tuple[str, int]]:
+        events = [
+            Event(**{name: value for name, value in event.items() if name not in (*ours, "event_timestamp")},
+                  event_timestamp=datetime.fromtimestamp(event["event_timestamp"] / 1e6, UTC))
+            for event in batch
+        ]  # fmt: skip
+        try:
+            answer = client.send(events)
+        except ApiError as error:
+            if error.status in (0, 503):
+                raise UnavailableError(str(error)) from error
+            raise
+        assert answer.rejected == 0, answer
+        return [(result.event_id, result.seq) for result in answer.results]
+
+    with LarderClient(f"http://127.0.0.1:{settings.api_port}", timeout_s=5.0) as client:
+        yield send
+
+
+@contextmanager
+def into_stream(settings: Settings) -> Iterator[Send]:
+    """Append as the API does, without it."""
+
+    def send(batch: list[dict]) -> list[tuple[str, int]]:
+        results = append_events(client, settings.project, batch, time.time_ns() // 1_000_000)
+        return [(event["event_id"], result.seq) for event, result in zip(batch, results, strict=True)]
+
+    with closing(connect(settings, timeout_ms=2000)) as client:
+        yield send
+
+
+@dataclass
+class Told:
+    """What clients know of their events."""
+
+    acknowledged: dict[str, int] = field(default_factory=dict)
+    given_up: set[str] = field(default_factory=set)
+    refused: int = 0
+    findings: list[str] = field(default_factory=list)
+
+    def add(self, other: Told) -> None:
+        self.acknowledged |= other.acknowledged
+        self.given_up |= other.given_up
+        self.refused += other.refused
+        self.findings += other.findings
+
+
+class Customer(threading.Thread):
+    """Sends random batches until stopped, some of them twice; a few that fail it gives up."""
+
+    def __init__(
+        self,
+        name: str,
+        way: AbstractContextManager[Send],
+        seed: float,
+        *,
+        pause_s: float = 0.05,
+        patience_s: float = 90.0,
+    ) -> None:
+        super().__init__(name=name, daemon=True)
+        self.told = Told()
+        self._way, self._rng, self._pause_s, self._patience_s = way, random.Random(seed), pause_s, patience_s
+        self._stopping = threading.Event()
+        self._failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            with self._way as send:
+                self._serve(send)
+        except BaseException as error:
+            self._failure = error
+
+    def _serve(self, send: Send) -> None:
+        number = 0
+        while not self._stopping.is_set():
+            batch = [self._event(number + k) for k in range(self._rng.randint(1, 12))]
+            number += len(batch)
+            self._deliver(send, batch)
+            if self._rng.random() < 0.2:
+                self._deliver(send, self._rng.choices(batch, k=3))
+            time.sleep(self._rng.uniform(0, 2 * self._pause_s))
+
+    def _event(self, number: int) -> dict:
+        event = random_event(self._rng, f"{self.name}-{number}", time.time_ns() // 1000, users=USERS, items=ITEMS)
+        if event["event_type"] == "impression":
+            event["request_id"] = None  # with one, its id is made of it
+        return event
+
+    def _deliver(self, send: Send, batch: list[dict]) -> None:
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                results = send(batch)
+                break
+            except UnavailableError:
+                self.told.refused += 1
+            if not self._rng.randrange(40):
+                self.told.given_up.update(event["event_id"] for event in batch)
+                return
+            assert time.monotonic() < deadline, f"{self.name} was refused for {self._patience_s:.0f} s"
+            time.sleep(0.05)
+        for event_id, seq in results:
+            before = self.told.acknowledged.setdefault(event_id, seq)
+            if before != seq:
+                self.told.findings.append(f"acknowledged twice: event {event_id} as seq {before} and as seq {seq}")
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def finish(self) -> Told:
+        """Return what it knows when its last batch is acknowledged."""
+        self.stop()
+        self.join(self._patience_s + 30)
+        assert not self.is_alive(), f"{self.name} does not end"
+        if self._failure is not None:
+            raise self._failure
+        return self.told
+
+
+def together(customers: list[Customer]) -> Told:
+    """Stop the customers and return what they know."""
+    told = Told()
+    for customer in customers:
+        customer.stop()
+    for customer in customers:
+        told.add(customer.finish())
+    return told
