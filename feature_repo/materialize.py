@@ -36,12 +36,15 @@ from feature_repo.packed_row import pack_rows
 from feature_repo.packed_tail import CatalogItem, pack_catalog, pack_recent_runs
 from feature_repo.redis_scripts import connect, script_text
 from feature_repo.row_index import delete_rows, refuse_earlier_rows
-from feature_repo.row_writer import ViewRows, write_rows
+from feature_repo.row_scripts import ViewRows
+from feature_repo.row_writer import write_rows
 from feature_repo.settings import Settings
 from feature_repo.views import CATALOG_FIELDS, CATALOG_VIEW, FOLD_VIEWS, RECENT_EVENTS, RECENT_VIEW, USER_STATS, View
 
 #: Rows read, packed and written at a time.
 _CHUNK_ROWS: Final = 20_000
+#: Items per script that announces changes: Redis answers nobody else meanwhile.
+_ANNOUNCED: Final = 500
 _TIMEOUT_MS: Final = 30_000
 _VIEWS: Final = (*(view.name for view in FOLD_VIEWS), RECENT_VIEW, CATALOG_VIEW)
 
@@ -187,7 +190,8 @@ def _write_all(
         if batch.view in (FOLD_VIEWS[1].name, CATALOG_VIEW):
             # Into the change feed, so that item tables read them again.
             announce = client.register_script(script_text("announce"))
-            announce(keys=[changed_key(settings.project)], args=batch.first)
+            for start in range(0, len(batch.first), _ANNOUNCED):
+                announce(keys=[changed_key(settings.project)], args=batch.first[start : start + _ANNOUNCED])
     return rows, written
 
 

@@ -194,10 +194,13 @@ class MicroBatch:
             arguments += [len(alone), *alone]
             for v, index in ((2, pairs), (3, categories)):
                 made = (self._states[v].ints[:, 0] != NULL_INT).tolist()  # without those over the user's cap
-                for (first, second), row, exists in zip(index.position, packed[v], made, strict=True):
-                    if exists:
+                for first, seconds in index.by_first().items():
+                    kept = [(second, packed[v][position]) for second, position in seconds if made[position]]
+                    if kept:
                         keys.append(row_key(self._project, FOLD_VIEWS[v].name, first))
-                        arguments += [second, row]
+                        arguments.append(len(kept))
+                        arguments += [second for second, _ in kept]
+                        arguments += [row for _, row in kept]
         else:
             arguments.append(0)
         return keys, arguments

@@ -26,7 +26,8 @@ from feature_repo.online_keys import base_key, checked_project, row_key, row_key
 from feature_repo.protobuf_rows import FeastRow, FeastView, ReadRow, is_ours
 from feature_repo.redis_scripts import connect_to, connect_to_async
 from feature_repo.row_index import delete_rows
-from feature_repo.row_writer import ViewRows, write_rows, write_rows_async
+from feature_repo.row_scripts import ViewRows
+from feature_repo.row_writer import write_rows, write_rows_async
 
 
 class PackedRedisOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc] # Feast has no types

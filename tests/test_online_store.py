@@ -21,7 +21,8 @@ from feature_repo.online_reader import OnlineReader
 from feature_repo.online_store import PackedRedisOnlineStore
 from feature_repo.packed_row import ForeignRowError, pack_rows
 from feature_repo.redis_scripts import connect
-from feature_repo.row_writer import ViewRows, write_rows
+from feature_repo.row_scripts import ViewRows
+from feature_repo.row_writer import write_rows
 from feature_repo.store import repo_config
 from feature_repo.views import NULL_INT, USER_ITEM, USER_STATS
 

@@ -20,7 +20,8 @@ from feature_repo.materialize import materialize
 from feature_repo.online_keys import base_key, checked_project, earlier_keys, events_key, row_key
 from feature_repo.redis_scripts import connect
 from feature_repo.row_index import delete_rows, entities_of
-from feature_repo.row_writer import ViewRows, write_rows
+from feature_repo.row_scripts import ViewRows
+from feature_repo.row_writer import write_rows
 from feature_repo.store import apply, repo_config
 from feature_repo.stream import append_events
 from feature_repo.views import CATALOG_VIEW, FOLD_VIEWS, RECENT_VIEW
