@@ -67,7 +67,7 @@ class _Table:
         if not len(self.state.ints):
             return null_rows(self.view, len(rows))
         ints, floats = self.state.ints[rows], self.state.floats[rows]
-        present = (rows >= 0) & within_max_age(self.view, ints[:, 0], now_us)
+        present = (rows >= 0) & within_max_age(self.view.max_age_us, ints[:, 0], now_us)
         if not present.all():
             ints[~present], floats[~present] = NULL_INT, np.nan
         return Rows(self.view, ints, floats, present)

@@ -1,7 +1,7 @@
-"""Reads features of one user from Redis as NumPy arrays: one round trip per call, sync and async.
+"""Reads features from Redis as NumPy arrays: rows of any views in one round trip per call, sync and async.
 
 A row that is damaged or of another layout counts as missing and is counted in `malformed`; Redis away is an
-`UnavailableError`. What to ask and how to decode it is in `_Queries`, shared by both readers.
+`UnavailableError`. What to ask and how to decode it is in `ReadPlan` and `_Queries`, shared by both readers.
 """
 
 from __future__ import annotations
@@ -16,13 +16,22 @@ import redis.asyncio
 from redis.exceptions import RedisError, ResponseError
 
 from feature_repo.errors import UnavailableError
-from feature_repo.online_keys import changed_key, checked_project, row_key, row_keys, watermark_key
-from feature_repo.packed_row import unpack_rows
-from feature_repo.packed_tail import CatalogItem, unpack_catalog, unpack_recent
+from feature_repo.online_keys import changed_key, checked_project, watermark_key
+from feature_repo.packed_row import Layout, PackedRows, read_rows
+from feature_repo.packed_tail import CATALOG_LAYOUT, RECENT_LAYOUT, CatalogItem, catalog_items, recent_events
+from feature_repo.read_request import (
+    AllOf,
+    Command,
+    ReadPlan,
+    ReadRows,
+    Request,
+    RowsOf,
+    Stored,
+    layout_of_request,
+)
 from feature_repo.rows import NO_RECENT_EVENTS, Rows, UserRows, null_rows, within_max_age
-from feature_repo.views import CATALOG_VIEW, ITEM_STATS, RECENT_VIEW, USER_CATEGORY, USER_ITEM, USER_STATS, View
+from feature_repo.views import ITEM_STATS, USER_CATEGORY, USER_ITEM, USER_STATS
 
-Command = tuple[Any, ...]
 #: Rows per MGET of `read_items`: Redis answers nobody else meanwhile.
 ITEMS_PER_READ = 1_000
 
@@ -42,45 +51,33 @@ class _Queries:
         self.project = checked_project(project)
         self.malformed = 0
 
-    def user(self, user_id: str) -> list[Command]:
+    def decode(self, plan: ReadPlan, replies: list[Any], now_us: int) -> list[ReadRows]:
         return [
-            ("GET", row_key(self.project, USER_STATS.name, user_id)),
-            ("HGETALL", row_key(self.project, USER_CATEGORY.name, user_id)),
-            ("GET", row_key(self.project, RECENT_VIEW, user_id)),
+            ReadRows(entities, self._rows(request, stored, now_us), now_us)
+            for request, entities, stored in plan.stored([self._expected(reply) for reply in replies])
         ]
 
-    def decode_user(self, user_id: str, replies: list[Any], now_us: int) -> UserRows:
-        stats, fields, recent = (self._expected(reply) for reply in replies)
-        rows = dict(sorted(_pairs_of(fields)))
-        affinities = self._rows(USER_CATEGORY, list(rows.values()), now_us)
-        events = unpack_recent([recent], foreign="missing")[0]
-        self.malformed += recent is not None and events is None
+    def _rows(self, request: Request, stored: Stored, now_us: int) -> PackedRows:
+        rows = read_rows(layout_of_request(request), stored, foreign="missing")
+        self.malformed += len(stored) - stored.count(None) - int(np.count_nonzero(rows.present))
+        max_age_us = request.max_age_us if isinstance(request.view, Layout) else request.view.max_age_us
+        return rows if max_age_us is None else rows.only(within_max_age(max_age_us, rows.time, now_us))
+
+    def user_rows(self, user_id: str, stats: ReadRows, affinities: ReadRows, recent: ReadRows) -> UserRows:
+        events = recent_events(recent.packed, foreign="missing")[0]
+        self.malformed += bool(recent.present[0]) and events is None
         return UserRows(
             user_id,
-            self._rows(USER_STATS, [stats], now_us),
-            [category.decode(errors="replace") for category in rows],
-            affinities,
+            stats.rows(USER_STATS),
+            list(affinities.entities),
+            affinities.rows(USER_CATEGORY),
             events or NO_RECENT_EVENTS,
         )
 
-    def pairs(self, user_id: str, item_ids: Sequence[str]) -> list[Command]:
-        key = row_key(self.project, USER_ITEM.name, user_id)
-        return [("HMGET", key, *item_ids)] if item_ids else []
-
-    def decode_pairs(self, n: int, replies: list[Any], now_us: int) -> Rows:
-        values = self._expected(replies[0]) if replies else None
-        return self._rows(USER_ITEM, [None] * n if values is None else values, now_us)
-
-    def items(self, item_ids: list[str]) -> list[Command]:
-        stats = row_keys(self.project, ITEM_STATS.name, item_ids)
-        catalog = row_keys(self.project, CATALOG_VIEW, item_ids)
-        return [("MGET", *stats), ("MGET", *catalog)]
-
-    def decode_items(self, item_ids: list[str], replies: list[Any]) -> tuple[Rows, list[CatalogItem | None]]:
-        stats, catalog = (self._required(reply) for reply in replies)
-        entries = unpack_catalog(item_ids, catalog, foreign="missing")
-        self.malformed += sum(a is not None and b is None for a, b in zip(catalog, entries, strict=True))
-        return self._rows(ITEM_STATS, stats, None), entries
+    def item_rows(self, stats: ReadRows, catalog: ReadRows) -> tuple[Rows, list[CatalogItem | None]]:
+        entries = catalog_items(catalog.entities, catalog.packed, foreign="missing")
+        self.malformed += int(np.count_nonzero(catalog.present)) - len(entries) + entries.count(None)
+        return stats.rows(ITEM_STATS), entries
 
     def changes(self, since_ms: int) -> list[Command]:
         return [("ZRANGEBYSCORE", changed_key(self.project), since_ms, "+inf", "WITHSCORES")]
@@ -94,18 +91,6 @@ class _Queries:
 
     def decode_watermark(self, replies: list[Any]) -> int:
         return int(self._required(replies[0]) or 0)
-
-    def _rows(self, view: View, values: list[bytes | None], now_us: int | None) -> Rows:
-        rows = unpack_rows(view, values, foreign="missing")
-        self.malformed += len(values) - values.count(None) - int(np.count_nonzero(rows.present))
-        if now_us is None or view.max_age_us is None:
-            return rows
-        alive = within_max_age(view, rows.time, now_us)
-        if np.array_equal(alive, rows.present):
-            return rows
-        null = null_rows(view, len(rows))
-        keep = alive[:, None]
-        return Rows(view, np.where(keep, rows.ints, null.ints), np.where(keep, rows.floats, null.floats), alive)
 
     def _expected(self, reply: Any) -> Any:
         """Pass a reply on; a key of another type is a malformed row, any other error is Redis refusing to work."""
@@ -121,9 +106,13 @@ class _Queries:
         return reply
 
 
-def _pairs_of(reply: Any) -> list[tuple[bytes, bytes]]:
-    """Normalise HGETALL's reply, which redis-py hands out as a dict."""
-    return list(reply.items()) if reply else []
+def user_requests(user_id: str) -> list[Request]:
+    """Return the first read of a recommendation: the user's row, all affinities and the recent events."""
+    return [RowsOf(USER_STATS, [user_id]), AllOf(USER_CATEGORY, user_id), RowsOf(RECENT_LAYOUT, [user_id])]
+
+
+def _item_requests(item_ids: Sequence[str]) -> list[Request]:
+    return [RowsOf(ITEM_STATS, item_ids), RowsOf(CATALOG_LAYOUT, item_ids)]
 
 
 def _scored(reply: Any) -> list[tuple[bytes, float]]:
@@ -157,21 +146,42 @@ class OnlineReader:
         """How many damaged or foreign rows were met so far (each counted as missing)."""
         return self._queries.malformed
 
+    def read(self, requests: Sequence[Request], now_us: int) -> list[ReadRows]:
+        """Read rows of any views in one round trip.
+
+        Parameters
+        ----------
+        requests
+            Which rows of which views.
+        now_us
+            Time of the request (µs): rows past their view's maximal age are missing, and ages are counted to it.
+
+        Returns
+        -------
+        list of ReadRows
+            One per request.
+
+        Raises
+        ------
+        UnavailableError
+            If Redis does not answer.
+        """
+        plan = ReadPlan(self._queries.project, requests)
+        return self._queries.decode(plan, self._run(plan.commands), now_us)
+
     def user(self, user_id: str, now_us: int) -> UserRows:
         """Read the user's row, affinities and recent events."""
-        return self._queries.decode_user(user_id, self._run(self._queries.user(user_id)), now_us)
+        return self._queries.user_rows(user_id, *self.read(user_requests(user_id), now_us))
 
     def pairs(self, user_id: str, item_ids: list[str], now_us: int) -> Rows:
         """Read the rows of USER_ITEM for one user and some items, shape (len(item_ids),)."""
-        return self._queries.decode_pairs(len(item_ids), self._run(self._queries.pairs(user_id, item_ids)), now_us)
+        (pairs,) = self.read([RowsOf(USER_ITEM, user_id, item_ids)], now_us)
+        return pairs.rows(USER_ITEM)
 
     def read_items(self, item_ids: list[str]) -> tuple[Rows, list[CatalogItem | None]]:
         """Read ITEM_STATS and catalogue entries of items (None where the catalogue has none)."""
-        parts = [self._read_items(chunk) for chunk in _chunks(item_ids)]
-        return _joined(parts)
-
-    def _read_items(self, item_ids: list[str]) -> tuple[Rows, list[CatalogItem | None]]:
-        return self._queries.decode_items(item_ids, self._run(self._queries.items(item_ids)))
+        parts = [self.read(_item_requests(chunk), 0) for chunk in _chunks(item_ids)]
+        return _joined([self._queries.item_rows(*part) for part in parts])
 
     def changes(self, since_ms: int) -> ItemChanges:
         """Read which items changed at or after a millisecond of Redis' clock; 0 brings all items there are."""
@@ -217,22 +227,42 @@ class AsyncOnlineReader:
         """How many damaged or foreign rows were met so far (each counted as missing)."""
         return self._queries.malformed
 
+    async def read(self, requests: Sequence[Request], now_us: int) -> list[ReadRows]:
+        """Read rows of any views in one round trip.
+
+        Parameters
+        ----------
+        requests
+            Which rows of which views.
+        now_us
+            Time of the request (µs): rows past their view's maximal age are missing, and ages are counted to it.
+
+        Returns
+        -------
+        list of ReadRows
+            One per request.
+
+        Raises
+        ------
+        UnavailableError
+            If Redis does not answer.
+        """
+        plan = ReadPlan(self._queries.project, requests)
+        return self._queries.decode(plan, await self._run(plan.commands), now_us)
+
     async def user(self, user_id: str, now_us: int) -> UserRows:
         """Read the user's row, affinities and recent events."""
-        return self._queries.decode_user(user_id, await self._run(self._queries.user(user_id)), now_us)
+        return self._queries.user_rows(user_id, *(await self.read(user_requests(user_id), now_us)))
 
     async def pairs(self, user_id: str, item_ids: list[str], now_us: int) -> Rows:
         """Read the rows of USER_ITEM for one user and some items, shape (len(item_ids),)."""
-        replies = await self._run(self._queries.pairs(user_id, item_ids))
-        return self._queries.decode_pairs(len(item_ids), replies, now_us)
+        (pairs,) = await self.read([RowsOf(USER_ITEM, user_id, item_ids)], now_us)
+        return pairs.rows(USER_ITEM)
 
     async def read_items(self, item_ids: list[str]) -> tuple[Rows, list[CatalogItem | None]]:
         """Read ITEM_STATS and catalogue entries of items (None where the catalogue has none)."""
-        parts = [
-            self._queries.decode_items(chunk, await self._run(self._queries.items(chunk)))
-            for chunk in _chunks(item_ids)
-        ]
-        return _joined(parts)
+        parts = [await self.read(_item_requests(chunk), 0) for chunk in _chunks(item_ids)]
+        return _joined([self._queries.item_rows(*part) for part in parts])
 
     async def changes(self, since_ms: int) -> ItemChanges:
         """Read which items changed at or after a millisecond of Redis' clock; 0 brings all items there are."""

@@ -16,14 +16,19 @@ import redis.asyncio
 from feast import Entity, FeatureView, RepoConfig
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.supported_async_methods import SupportedAsyncMethods
+from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
-from feature_repo.errors import BadInputError, UnavailableError
+from feature_repo.errors import BadInputError, LarderError, UnavailableError
 from feature_repo.events import MAX_FUTURE_S
-from feature_repo.online_keys import base_key, checked_project, row_key, row_keys
+from feature_repo.feast_reads import FeastRequest, FeastViews, KeyedRead
+from feature_repo.online_keys import base_key, checked_project
+from feature_repo.packed_row import ForeignRowError
 from feature_repo.protobuf_rows import FeastRow, FeastView, ReadRow, is_ours
+from feature_repo.read_request import Command
 from feature_repo.redis_scripts import connect_to, connect_to_async
 from feature_repo.row_index import delete_rows
 from feature_repo.row_scripts import ViewRows
@@ -50,6 +55,7 @@ class PackedRedisOnlineStore(OnlineStore):  # type: ignore[misc] # Feast has no 
     def __init__(self) -> None:
         self._reader: redis.Redis | None = None
         self._writer: redis.Redis | None = None
+        self._views = FeastViews()
         self._async_clients: dict[tuple[int, bool], redis.asyncio.Redis] = {}
 
     @property
@@ -108,16 +114,8 @@ class PackedRedisOnlineStore(OnlineStore):  # type: ignore[misc] # Feast has no 
         UnavailableError
             If Redis does not answer.
         """
-        if self._reader is None:
-            self._reader = _connect(config)
-        query = _Query(config, table, entity_keys)
-        try:
-            pipeline = self._reader.pipeline(transaction=False)
-            for command in query.commands:
-                pipeline.execute_command(*command)  # type: ignore[no-untyped-call] # redis-py has no types there
-            return query.decode(pipeline.execute(), requested_features)
-        except (RedisError, OSError) as error:
-            raise _unavailable(error) from error
+        read = KeyedRead(config.project, table, entity_keys)
+        return read.rows(self._ask(config, read.commands), requested_features)
 
     async def online_read_async(
         self,
@@ -127,14 +125,66 @@ class PackedRedisOnlineStore(OnlineStore):  # type: ignore[misc] # Feast has no 
         requested_features: list[str] | None = None,
     ) -> list[ReadRow]:
         """Read rows without blocking the event loop; the twin of `online_read`."""
-        query = _Query(config, table, entity_keys)
+        read = KeyedRead(config.project, table, entity_keys)
+        return read.rows(await self._ask_async(config, read.commands), requested_features)
+
+    def _read_features_per_fv(
+        self,
+        config: RepoConfig,
+        grouped_refs: list[tuple[FeatureView, list[str]]],
+        join_key_values: dict[str, list[Value]],
+        entity_name_to_join_key_map: dict[str, str],
+        online_features_response: GetOnlineFeaturesResponse,
+        full_feature_names: bool,
+        include_feature_view_version_metadata: bool,
+    ) -> None:
+        """Fill the response of `get_online_features`: Feast's hook for stores that read all views at once."""
+        request = FeastRequest(config.project, grouped_refs, join_key_values, entity_name_to_join_key_map, self._views)
+        request.fill(
+            self._ask(config, request.commands),
+            online_features_response,
+            full_names=full_feature_names,
+            with_versions=include_feature_view_version_metadata,
+        )
+
+    async def _read_features_per_fv_async(
+        self,
+        config: RepoConfig,
+        grouped_refs: list[tuple[FeatureView, list[str]]],
+        join_key_values: dict[str, list[Value]],
+        entity_name_to_join_key_map: dict[str, str],
+        online_features_response: GetOnlineFeaturesResponse,
+        full_feature_names: bool,
+        include_feature_view_version_metadata: bool,
+    ) -> None:
+        """Fill the response of `get_online_features_async`; the twin of `_read_features_per_fv`."""
+        request = FeastRequest(config.project, grouped_refs, join_key_values, entity_name_to_join_key_map, self._views)
+        request.fill(
+            await self._ask_async(config, request.commands),
+            online_features_response,
+            full_names=full_feature_names,
+            with_versions=include_feature_view_version_metadata,
+        )
+
+    def _ask(self, config: RepoConfig, commands: list[Command]) -> list[Any]:
+        if self._reader is None:
+            self._reader = _connect(config)
+        try:
+            pipeline = self._reader.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)  # type: ignore[no-untyped-call] # redis-py has no types there
+            return pipeline.execute()
+        except (RedisError, OSError) as error:
+            raise _failed(error) from error
+
+    async def _ask_async(self, config: RepoConfig, commands: list[Command]) -> list[Any]:
         try:
             pipeline = self._async_client(config).pipeline(transaction=False)
-            for command in query.commands:
+            for command in commands:
                 pipeline.execute_command(*command)
-            return query.decode(await pipeline.execute(), requested_features)
+            return await pipeline.execute()
         except (RedisError, OSError) as error:
-            raise _unavailable(error) from error
+            raise _failed(error) from error
 
     def update(
         self,
@@ -182,38 +232,6 @@ class PackedRedisOnlineStore(OnlineStore):  # type: ignore[misc] # Feast has no 
         return self._async_clients[key]
 
 
-class _Query:
-    """The commands that read some rows, and what their answers mean."""
-
-    def __init__(self, config: RepoConfig, table: FeatureView, entity_keys: Sequence[EntityKey]) -> None:
-        self._view, self._n = FeastView(table), len(entity_keys)
-        self._features = [field.name for field in table.features]
-        project, name = checked_project(config.project), table.name
-        found = [self._view.entities(key) for key in entity_keys]
-        self._places: list[list[int]] = []  # which rows each command brings
-        self.commands: list[tuple[Any, ...]] = []
-        hashes: dict[str, list[int]] = {}
-        for place, (first, second) in enumerate(found):
-            if second is not None:
-                hashes.setdefault(first, []).append(place)
-        alone = [place for place, (_, second) in enumerate(found) if second is None]
-        if alone:
-            self._places.append(alone)
-            self.commands.append(("MGET", *row_keys(project, name, [found[place][0] for place in alone])))
-        for first, places in hashes.items():
-            self._places.append(places)
-            self.commands.append(("HMGET", row_key(project, name, first), *(found[place][1] for place in places)))
-
-    def decode(self, replies: Sequence[Any], requested: Sequence[str] | None) -> list[ReadRow]:
-        values: list[bytes | None] = [None] * self._n
-        for places, reply in zip(self._places, replies, strict=True):
-            for place, value in zip(places, reply, strict=True):
-                values[place] = value
-        age = self._view.max_age_us
-        oldest = None if age is None else time.time_ns() // 1000 - age
-        return self._view.unpack(values, requested or self._features, oldest)
-
-
 def _packed(table: FeatureView, data: Sequence[FeastRow]) -> ViewRows:
     view = FeastView(table)
     limit = time.time() + MAX_FUTURE_S
@@ -234,5 +252,7 @@ def _connect(config: RepoConfig, *, write: bool = False) -> redis.Redis:
     return connect_to(options.host, options.port, options.write_timeout_ms if write else options.timeout_ms)
 
 
-def _unavailable(error: BaseException) -> UnavailableError:
+def _failed(error: BaseException) -> LarderError:
+    if isinstance(error, ResponseError) and "caused error: WRONGTYPE" in str(error):
+        return ForeignRowError(f"a key of the online store is not what this version keeps there: {error}")
     return UnavailableError(f"Redis did not answer: {type(error).__name__}: {error}")

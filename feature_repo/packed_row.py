@@ -87,6 +87,19 @@ class Layout:
         columns = len(self.ints) + len(self.floats)
         return _HEADER_WORDS + self.bitmap_words + columns + -(-len(self.tails) // 2)
 
+    @cached_property
+    def blank(self) -> bytes:
+        """Fixed part of a row that is not there: everything null."""
+        words = np.zeros(self.words, dtype="<u8")
+        words[1] = np.array([NULL_INT]).view(np.uint64)[0]
+        words[2] = np.array([NULL_INT]).astype(">i8").view("<u8")[0]
+        first_int = _HEADER_WORDS + self.bitmap_words
+        words[_HEADER_WORDS:first_int] = 2**64 - 1
+        words[first_int : first_int + len(self.ints)] = words[1]
+        first_float = first_int + len(self.ints)
+        words[first_float : first_float + len(self.floats)] = np.array([np.nan]).view(np.uint64)[0]
+        return words.tobytes()
+
 
 @lru_cache(maxsize=256)
 def layout_of(view: View) -> Layout:
@@ -153,8 +166,118 @@ def _split(data: bytes, size: int, n: int) -> list[bytes]:
     return [data[i : i + size] for i in range(0, n * size, size)]
 
 
-def unpack_table(layout: Layout, values: Sequence[bytes | None], *, foreign: Foreign = "raise") -> Table:
-    """Unpack rows as they came from the store; None is a missing row.
+@dataclass(frozen=True)
+class PackedRows:
+    """Rows of one layout as they came from the store; a part is decoded when it is asked for.
+
+    Attributes
+    ----------
+    words
+        The fixed parts, shape (n, layout.words); a missing row has a null row there.
+    values
+        The rows as stored, for their tails.
+    present
+        Shape (n,): False for missing rows.
+    """
+
+    layout: Layout
+    words: _U64
+    values: Sequence[bytes | None]
+    present: Mask
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+    @property
+    def time(self) -> I64:
+        """Feature time of each row (µs), shape (n,); `NULL_INT` where missing."""
+        return self.words[:, 1].view(np.int64)
+
+    @cached_property
+    def seq(self) -> I64:
+        """`seq` each row holds, shape (n,); `NULL_INT` where missing."""
+        return self.words[:, 2].view(">i8").astype(np.int64)
+
+    @property
+    def ints(self) -> I64:
+        """Int columns, shape (n, len(layout.ints)); `NULL_INT` where null."""
+        first = _HEADER_WORDS + self.layout.bitmap_words
+        return self.words[:, first : first + len(self.layout.ints)].view(np.int64)
+
+    @property
+    def floats(self) -> F64:
+        """Float columns, shape (n, len(layout.floats)); NaN where null."""
+        first = _HEADER_WORDS + self.layout.bitmap_words + len(self.layout.ints)
+        return self.words[:, first : first + len(self.layout.floats)].view(np.float64)
+
+    @cached_property
+    def nulls(self) -> Mask:
+        """Null cells, shape (n, len(layout.fields)), in the order ints, floats, tails."""
+        bits = np.ascontiguousarray(self.words[:, _HEADER_WORDS : _HEADER_WORDS + self.layout.bitmap_words])
+        flags = np.unpackbits(bits.view(np.uint8), axis=1, count=len(self.layout.fields), bitorder="little")
+        return flags.view(np.bool_)
+
+    @cached_property
+    def tails(self) -> list[list[bytes | None]]:
+        """One list of n encoded values per tail field; None where null."""
+        count, base = len(self.layout.tails), 8 * self.layout.words
+        tails: list[list[bytes | None]] = [[None] * len(self) for _ in range(count)]
+        ends = np.ascontiguousarray(self.words[:, self.layout.words - -(-count // 2) :]).view("<u4")
+        for i in np.flatnonzero(self.present).tolist() if count else ():
+            row, start = self.values[i] or b"", base
+            for column, end, null in zip(tails, ends[i].tolist(), self.nulls[i, -count:].tolist(), strict=False):
+                if not null:
+                    column[i] = row[start : base + end]
+                start = base + end
+        return tails
+
+    def column(self, name: str) -> I64 | F64:
+        """Return a column of numbers, shape (n,), with `NULL_INT` or NaN where null; header fields included.
+
+        Raises
+        ------
+        KeyError
+            If the layout has no such column of numbers.
+        """
+        layout = self.layout
+        if name in layout.ints:
+            return self.ints[:, layout.ints.index(name)]
+        if name in layout.floats:
+            return self.floats[:, layout.floats.index(name)]
+        if name in (layout.time_field, layout.seq_field):
+            return self.time if name == layout.time_field else self.seq
+        raise KeyError(f"{layout.name} has no column of numbers {name!r}")
+
+    def tail(self, name: str) -> list[bytes | None]:
+        """Return a field of variable length, encoded, None where null (decode it with `packed_tail.tail_codec`)."""
+        return self.tails[self.layout.tails.index(name)]
+
+    def only(self, keep: Mask) -> PackedRows:
+        """Return the rows with those missing that are not to be kept, shape of `keep` (n,)."""
+        keep = keep & self.present
+        if np.array_equal(keep, self.present):
+            return self
+        blank = np.frombuffer(self.layout.blank, dtype="<u8")
+        return PackedRows(self.layout, np.where(keep[:, None], self.words, blank), self.values, keep)
+
+    def take(self, rows: Sequence[int]) -> PackedRows:
+        """Return some of the rows, in the order given."""
+        return PackedRows(self.layout, self.words[rows], [self.values[row] for row in rows], self.present[rows])
+
+    def rows(self, view: View) -> Rows:
+        """Return the rows as state rows of the fold view whose layout they have.
+
+        Null cells hold `NULL_INT` or NaN in the words too, so the bitmap need not be looked at.
+        """
+        ints = np.empty((len(self), len(view.ints)), dtype=np.int64)
+        ints[:, 0] = self.time
+        ints[:, 1] = self.words[:, 2].view(">i8")
+        ints[:, 2:] = self.ints
+        return Rows(view, ints, self.floats, self.present)
+
+
+def read_rows(layout: Layout, values: Sequence[bytes | None], *, foreign: Foreign = "raise") -> PackedRows:
+    """Take rows as they came from the store; None is a missing row.
 
     Raises
     ------
@@ -162,35 +285,18 @@ def unpack_table(layout: Layout, values: Sequence[bytes | None], *, foreign: For
         If a row has another layout or a wrong length and `foreign` is "raise".
     """
     words, present = _words(layout, values, foreign)
-    first_int = _HEADER_WORDS + layout.bitmap_words
-    first_float = first_int + len(layout.ints)
-    first_end = first_float + len(layout.floats)
-    bits = np.ascontiguousarray(words[:, _HEADER_WORDS:first_int]).view(np.uint8)
-    ends = np.ascontiguousarray(words[:, first_end:]).view("<u4")
-    tails: list[list[bytes | None]] = [[None] * len(values) for _ in layout.tails]
-    nulls = np.unpackbits(bits, axis=1, bitorder="little")[:, : len(layout.fields)].astype(np.bool_)
-    base = 8 * layout.words
-    for i in np.flatnonzero(present).tolist() if tails else ():
-        row, start = values[i] or b"", base
-        for column, end, null in zip(tails, ends[i].tolist(), nulls[i, -len(tails) :].tolist(), strict=False):
-            if not null:
-                column[i] = row[start : base + end]
-            start = base + end
-    return Table(
-        layout,
-        words[:, 1].view(np.int64),
-        words[:, 2].view(">i8").astype(np.int64),
-        words[:, first_int:first_float].view(np.int64),
-        words[:, first_float:first_end].view(np.float64),
-        nulls,
-        tails,
-        present,
-    )
+    return PackedRows(layout, words, values, present)
+
+
+def unpack_table(layout: Layout, values: Sequence[bytes | None], *, foreign: Foreign = "raise") -> Table:
+    """Unpack rows completely; see `read_rows`."""
+    rows = read_rows(layout, values, foreign=foreign)
+    return Table(layout, rows.time, rows.seq, rows.ints, rows.floats, rows.nulls, rows.tails, rows.present)
 
 
 def _words(layout: Layout, values: Sequence[bytes | None], foreign: Foreign) -> tuple[_U64, Mask]:
     """Return the fixed parts, shape (n, layout.words), with a null row where there is none, and who is present."""
-    blank, shape = _blank(layout), (len(values), layout.words)
+    blank, shape = layout.blank, (len(values), layout.words)
     if not layout.tails:  # all of one size and hash, as nearly always: no look at each row
         rows = [blank if value is None else value for value in values]
         if not set(map(len, rows)) - {len(blank)}:
@@ -224,20 +330,6 @@ def _is_row(layout: Layout, value: bytes | None) -> bool:
     return ends[-1] == len(value) - fixed and ends == sorted(ends)
 
 
-@lru_cache(maxsize=256)
-def _blank(layout: Layout) -> bytes:
-    """Return the fixed part of a row that is not there: everything null."""
-    words = np.zeros(layout.words, dtype="<u8")
-    words[1] = np.array([NULL_INT]).view(np.uint64)[0]
-    words[2] = np.array([NULL_INT]).astype(">i8").view("<u8")[0]
-    first_int = _HEADER_WORDS + layout.bitmap_words
-    words[_HEADER_WORDS:first_int] = 2**64 - 1
-    words[first_int : first_int + len(layout.ints)] = words[1]
-    first_float = first_int + len(layout.ints)
-    words[first_float : first_float + len(layout.floats)] = np.array([np.nan]).view(np.uint64)[0]
-    return words.tobytes()
-
-
 def pack_rows(view: View, ints: I64, floats: F64) -> list[bytes]:
     """Pack state rows of a fold view.
 
@@ -256,19 +348,9 @@ def pack_rows(view: View, ints: I64, floats: F64) -> list[bytes]:
 def unpack_rows(view: View, values: Sequence[bytes | None], *, foreign: Foreign = "raise") -> Rows:
     """Unpack state rows of a fold view, one per value, in the order given; None is a missing row.
 
-    Null cells hold `NULL_INT` or NaN in the words too, so the bitmap need not be looked at here.
-
     Raises
     ------
     ForeignRowError
         If a row has another layout or a wrong length and `foreign` is "raise".
     """
-    layout = layout_of(view)
-    words, present = _words(layout, values, foreign)
-    first_int = _HEADER_WORDS + layout.bitmap_words
-    first_float = first_int + len(layout.ints)
-    ints = np.empty((len(values), len(view.ints)), dtype=np.int64)
-    ints[:, 0] = words[:, 1].view(np.int64)
-    ints[:, 1] = words[:, 2].view(">i8")
-    ints[:, 2:] = words[:, first_int:first_float].view(np.int64)
-    return Rows(view, ints, words[:, first_float:].view(np.float64), present)
+    return read_rows(layout_of(view), values, foreign=foreign).rows(view)

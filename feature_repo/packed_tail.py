@@ -11,7 +11,16 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from feature_repo.packed_row import Foreign, ForeignRowError, Layout, Table, pack_table, unpack_table
+from feature_repo.packed_row import (
+    Foreign,
+    ForeignRowError,
+    Layout,
+    PackedRows,
+    Table,
+    pack_table,
+    read_rows,
+    unpack_table,
+)
 from feature_repo.rows import I64, RecentEvents
 from feature_repo.views import CATALOG_FIELDS, CATALOG_VIEW, NULL_INT, RECENT_EVENTS, RECENT_FIELDS, RECENT_VIEW
 
@@ -54,10 +63,21 @@ def decode_strings(data: bytes) -> list[str]:
     """
     lengths, raw = _string_parts(data)
     text = raw.decode()
-    ends = list(accumulate(lengths, initial=0))
     if len(text) == len(raw):  # all ASCII: byte offsets are character offsets
-        return [text[start:end] for start, end in pairwise(ends)]
-    return [raw[start:end].decode() for start, end in pairwise(ends)]
+        return [text[start:end] for start, end in pairwise(accumulate(lengths, initial=0))]
+    return [part.decode() for part in split_strings(data)]
+
+
+def split_strings(data: bytes) -> list[bytes]:
+    """Split what `encode_strings` made into the texts' bytes.
+
+    Raises
+    ------
+    ValueError
+        If the data are damaged.
+    """
+    lengths, raw = _string_parts(data)
+    return [raw[start:end] for start, end in pairwise(accumulate(lengths, initial=0))]
 
 
 def _string_parts(data: bytes) -> tuple[tuple[int, ...], bytes]:
@@ -109,16 +129,20 @@ def _pack_recent(time: I64, seq: I64, tails: list[list[bytes | None]]) -> list[b
 
 def unpack_recent(values: Sequence[bytes | None], *, foreign: Foreign = "raise") -> list[RecentEvents | None]:
     """Unpack recent events; None where there is no row (or, on demand, a foreign one)."""
-    table = unpack_table(RECENT_LAYOUT, values, foreign=foreign)
-    rows: list[RecentEvents | None] = []
-    for present, seq, *tails in zip(table.present.tolist(), table.seq.tolist(), *table.tails, strict=True):
+    return recent_events(read_rows(RECENT_LAYOUT, values, foreign=foreign), foreign=foreign)
+
+
+def recent_events(rows: PackedRows, *, foreign: Foreign = "raise") -> list[RecentEvents | None]:
+    """Decode rows of `RECENT_LAYOUT`; None where there is no row (or, on demand, a damaged one)."""
+    events: list[RecentEvents | None] = []
+    for present, seq, *tails in zip(rows.present.tolist(), rows.seq.tolist(), *rows.tails, strict=True):
         try:
-            rows.append(_recent(seq, *tails) if present else None)
+            events.append(_recent(seq, *tails) if present else None)
         except ValueError as error:
             if foreign == "raise":
                 raise ForeignRowError(f"a stored row of {RECENT_VIEW} (seq {seq}) is damaged: {error}") from error
-            rows.append(None)
-    return rows
+            events.append(None)
+    return events
 
 
 def _recent(seq: int, items: bytes | None, types: bytes | None, times: bytes | None) -> RecentEvents:
@@ -245,27 +269,40 @@ def unpack_catalog(
     item_ids: Sequence[str], values: Sequence[bytes | None], *, foreign: Foreign = "raise"
 ) -> list[CatalogItem | None]:
     """Unpack catalogue rows, one per item; None where the catalogue does not know the item."""
-    rows = unpack_catalog_rows(item_ids, values, foreign=foreign)
-    return [None if row is None else row[0] for row in rows]
+    return catalog_items(item_ids, read_rows(CATALOG_LAYOUT, values, foreign=foreign), foreign=foreign)
+
+
+def catalog_items(item_ids: Sequence[str], rows: PackedRows, *, foreign: Foreign = "raise") -> list[CatalogItem | None]:
+    """Decode rows of `CATALOG_LAYOUT`, one per item; None where there is no row (or, on demand, a damaged one)."""
+    return [None if row is None else row[0] for row in _catalog_rows(item_ids, rows, foreign)]
 
 
 def unpack_catalog_rows(
     item_ids: Sequence[str], values: Sequence[bytes | None], *, foreign: Foreign = "raise"
 ) -> list[tuple[CatalogItem, int, int] | None]:
     """Unpack catalogue rows with their time (µs) and `seq`."""
-    table = unpack_table(CATALOG_LAYOUT, values, foreign=foreign)
-    heads = table.present.tolist(), table.time.tolist(), table.seq.tolist()
-    columns = zip(item_ids, *heads, *table.tails, table.ints.tolist(), strict=True)
-    return [
-        (
-            CatalogItem(item_id, _text(title), _text(category), _number(price), _number(made), *map(bool, flags)),
-            at,
-            seq,
-        )
-        if present
-        else None
-        for item_id, present, at, seq, title, category, (price, made, *flags) in columns
-    ]
+    return _catalog_rows(item_ids, read_rows(CATALOG_LAYOUT, values, foreign=foreign), foreign)
+
+
+def _catalog_rows(
+    item_ids: Sequence[str], rows: PackedRows, foreign: Foreign
+) -> list[tuple[CatalogItem, int, int] | None]:
+    found: list[tuple[CatalogItem, int, int] | None] = []
+    heads = rows.present.tolist(), rows.time.tolist(), rows.seq.tolist()
+    columns = zip(item_ids, *heads, *rows.tails, rows.ints.tolist(), strict=True)
+    for item_id, present, at, seq, title, category, (price, made, *flags) in columns:
+        if not present:
+            found.append(None)
+            continue
+        try:
+            names = _text(title), _text(category)
+        except ValueError as error:
+            if foreign == "raise":
+                raise ForeignRowError(f"a stored row of {CATALOG_VIEW} ({item_id!r}) is damaged: {error}") from error
+            found.append(None)
+            continue
+        found.append((CatalogItem(item_id, *names, _number(price), _number(made), *map(bool, flags)), at, seq))
+    return found
 
 
 def _utf8(text: str | None) -> bytes | None:

@@ -6,20 +6,43 @@ are columns; strings, bytes and lists are tails; a type that has no kind of its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
 from feast import FeatureView
+from feast.metrics import track_feature_statuses
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.value_type import ValueType
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped] # its stubs are no dependency
 
 from feature_repo.errors import BadInputError
 from feature_repo.offline_store import MAX_AGE_TAG
-from feature_repo.packed_row import FLOAT_KINDS, INT_KINDS, Layout, Table, layout_of, pack_table, unpack_table
-from feature_repo.packed_tail import CATALOG_LAYOUT, RECENT_LAYOUT, tail_codec
+from feature_repo.packed_row import (
+    FLOAT_KINDS,
+    INT_KINDS,
+    ForeignRowError,
+    Layout,
+    PackedRows,
+    Table,
+    layout_of,
+    pack_table,
+)
+from feature_repo.packed_tail import CATALOG_LAYOUT, RECENT_LAYOUT, split_strings, tail_codec
+from feature_repo.protobuf_wire import (
+    field,
+    float_values,
+    int_values,
+    message_values,
+    packed_varints,
+    statuses,
+    timestamps,
+)
+from feature_repo.read_request import field_of
+from feature_repo.rows import I64
 from feature_repo.views import NULL_INT, VIEWS
 
 #: One row as Feast writes it: entity key, values by feature name, event time, created time.
@@ -27,6 +50,7 @@ FeastRow = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 #: One row as Feast reads it; (None, None) where there is none.
 ReadRow = tuple[datetime | None, dict[str, Value] | None]
 
+FeatureVector: Final = GetOnlineFeaturesResponse.FeatureVector
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -49,6 +73,9 @@ _KINDS: Final = {
     ValueType.FLOAT_LIST: ("list[float32]", "float_list_val"),
 }
 _OTHER: Final = ("value", "")
+_NUMBERS: Final = {one.name: one.number for one in Value.DESCRIPTOR.fields}
+_DOUBLE, _FLOAT = _NUMBERS["double_val"], _NUMBERS["float_val"]
+_RESULTS: Final = GetOnlineFeaturesResponse.DESCRIPTOR.fields_by_name["results"].number
 _OURS: Final = {view.name: layout_of(view) for view in VIEWS.values()} | {
     layout.name: layout for layout in (RECENT_LAYOUT, CATALOG_LAYOUT)
 }
@@ -80,7 +107,7 @@ class FeastView:
     def __init__(self, table: FeatureView) -> None:
         self.name: str = table.name
         fields = {field.name: _KINDS.get(field.dtype.to_value_type(), _OTHER) for field in table.features}
-        self._values = {name: value for name, (_, value) in fields.items()}
+        self._numbers = {name: _NUMBERS.get(value, 0) for name, (_, value) in fields.items()}
         self.layout = _OURS.get(table.name) or Layout(
             table.name, tuple(table.join_keys), tuple((name, kind) for name, (kind, _) in fields.items())
         )
@@ -92,14 +119,35 @@ class FeastView:
                     f"feature {name!r} of view {table.name!r} is {kind}; the layout of that view in "
                     f"feature_repo/views.py has {kinds.get(name, 'no such column')}: make the two equal"
                 )
+        header = (self.layout.time_field, self.layout.seq_field)
+        self._int_columns = {name: c for c, name in enumerate((*header, *self.layout.ints)) if name is not None}
+        self._float_columns = {name: c for c, name in enumerate(self.layout.floats)}
         self.max_age_us = int(table.tags[MAX_AGE_TAG]) if MAX_AGE_TAG in table.tags else None
 
     def entities(self, key: EntityKey) -> tuple[str, str | None]:
         """Return the first entity, which names the key, and the others, which name the field of its hash."""
         values = dict(zip(key.join_keys, key.entity_values, strict=True))
         first, *others = (_entity_text(values[name]) for name in self.layout.entities)
+        return first, field_of(others) if others else None
+
+    def entity_columns(self, values: Mapping[str, Sequence[Value]]) -> tuple[list[str], list[str] | None]:
+        """Return the same as `entities`, as columns: `values` by join key.
+
+        Raises
+        ------
+        BadInputError
+            If a join key is missing or null.
+        """
+        columns = []
+        for name in self.layout.entities:
+            if name not in values:
+                raise BadInputError(
+                    f"view {self.name!r} is read by {', '.join(self.layout.entities)}; {name} is missing"
+                )
+            columns.append(_entity_texts(name, values[name]))
+        first, *others = columns
         if len(others) > 1:
-            return first, "".join(f"{len(text)}:{text}" for text in others)
+            return first, list(map(field_of, zip(*others, strict=True)))
         return first, others[0] if others else None
 
     def pack(self, rows: Sequence[FeastRow]) -> list[bytes]:
@@ -128,52 +176,88 @@ class FeastView:
                     tails[f - len(layout.floats)][r] = codecs[f - len(layout.floats)](value)
         return pack_table(Table(layout, time, seq, ints, floats, nulls, tails, np.ones(n, np.bool_)))
 
-    def unpack(self, values: Sequence[bytes | None], features: Sequence[str], oldest_us: int | None) -> list[ReadRow]:
-        """Unpack rows into Feast's values.
-
-        Parameters
-        ----------
-        values
-            Rows as stored.
-        features
-            Names of the features wanted.
-        oldest_us
-            Rows of an earlier feature time count as missing (see `rows.within_max_age`); None for no limit.
+    def columns(self, rows: PackedRows, features: Sequence[str]) -> list[bytes]:
+        """Encode features as the `values` of a `FeatureVector` each, in the order asked for; nulls are empty values.
 
         Raises
         ------
         ForeignRowError
-            If a row has another layout.
+            If a list of strings is damaged.
         """
-        table = unpack_table(self.layout, values)
-        columns = {name: self._column(table, name) for name in features}
-        # Offline a row of the fold is valid one µs after its feature time; the event time is to be the same here.
-        later = 1 if self.layout.time_field else 0
+        layout, n = self.layout, len(rows)
+        encoded: dict[str, bytes] = {}
+        ints = [name for name in features if name in self._int_columns]
+        if ints:
+            every = np.concatenate([rows.time[:, None], rows.seq[:, None], rows.ints], axis=1)
+            nulls = np.concatenate(
+                [np.broadcast_to(~rows.present[:, None], (n, 2)), rows.nulls[:, : len(layout.ints)]], 1
+            )
+            which = [self._int_columns[name] for name in ints]
+            numbers = [self._numbers[name] for name in ints]
+            encoded |= zip(ints, int_values(every[:, which], nulls[:, which], numbers), strict=True)
+        base = len(layout.ints)
+        for number in (_DOUBLE, _FLOAT):
+            floats = [name for name in features if name in self._float_columns and self._numbers[name] == number]
+            if floats:
+                which = [self._float_columns[name] for name in floats]
+                nulls = rows.nulls[:, [base + column for column in which]]
+                columns = float_values(rows.floats[:, which], nulls, number, single=number == _FLOAT)
+                encoded |= zip(floats, columns, strict=True)
+        for name in set(features).difference(encoded):
+            encode = _tail_message(layout.kinds[name], self._numbers[name])
+            encoded[name] = message_values([None if data is None else encode(data) for data in rows.tail(name)])
+        return [encoded[name] for name in features]
+
+    def event_times(self, rows: PackedRows) -> I64:
+        """Event times of rows (µs), shape (n,).
+
+        Offline a row of the fold is valid one µs after its feature time; the event time is to be the same here.
+        """
+        return rows.time + (1 if self.layout.time_field else 0)
+
+    def unpack(self, rows: PackedRows, features: Sequence[str]) -> list[ReadRow]:
+        """Return rows as Feast's values, in the order given; (None, None) for missing ones."""
+        vectors = [_parsed(FeatureVector(), data, self.name).values for data in self.columns(rows, features)]
         return [
-            (_EPOCH + (time + later) * _MICROSECOND, {name: column[r] for name, column in columns.items()})
-            if present and (oldest_us is None or time >= oldest_us)
+            (_EPOCH + time * _MICROSECOND, {name: vector[r] for name, vector in zip(features, vectors, strict=True)})
+            if present
             else (None, None)
-            for r, (present, time) in enumerate(zip(table.present.tolist(), table.time.tolist(), strict=True))
+            for r, (present, time) in enumerate(
+                zip(rows.present.tolist(), self.event_times(rows).tolist(), strict=True)
+            )
         ]
 
-    def _column(self, table: Table, name: str) -> list[Value]:
-        """Return one feature of all rows as protobuf values; nulls are empty values."""
-        layout, field = self.layout, self._values[name]
-        if name in (layout.time_field, layout.seq_field):
-            header = table.time if name == layout.time_field else table.seq
-            return [Value(int64_val=value) for value in header.tolist()]
-        order = (*layout.ints, *layout.floats, *layout.tails)
-        nulls = table.nulls[:, order.index(name)].tolist()
-        values: list[Any]
-        if name in layout.ints:
-            values = table.ints[:, layout.ints.index(name)].tolist()
-        elif name in layout.floats:
-            values = table.floats[:, layout.floats.index(name)].tolist()
-        else:
-            decode = tail_codec(layout.kinds[name])[1]
-            tail = table.tails[layout.tails.index(name)]
-            values = [None if data is None else decode(data) for data in tail]
-        return [Value() if null else _proto(field, value) for value, null in zip(values, nulls, strict=True)]
+    def fill(self, response: GetOnlineFeaturesResponse, rows: PackedRows, features: Sequence[str], n: int) -> None:
+        """Append features to Feast's response, as Feast itself would from `unpack`.
+
+        Parameters
+        ----------
+        rows
+            One per row of the response, or a single one for all.
+        features
+            Their names in the view.
+        n
+            Rows of the response.
+        """
+        times = timestamps(self.event_times(rows), rows.present)
+        present = rows.present
+        columns = self.columns(rows, features)
+        if len(rows) != n:
+            times, present = times * n, np.repeat(present, n)
+            columns = [column * n for column in columns]
+        rest = statuses(present, FieldStatus.PRESENT, FieldStatus.NOT_FOUND) + times
+        data = b"".join(field(_RESULTS, column + rest) for column in columns)
+        _parsed(response, data, self.name)
+        found = int(np.count_nonzero(present)) * len(features)
+        track_feature_statuses(self.name, found, n * len(features) - found)
+
+
+def _parsed(message: Any, data: bytes, view: str) -> Any:
+    try:
+        message.MergeFromString(data)
+    except DecodeError as error:
+        raise ForeignRowError(f"a stored row of {view} is damaged: {error}") from error
+    return message
 
 
 def _plain(value: Value, kind: str) -> Any:
@@ -187,23 +271,39 @@ def _plain(value: Value, kind: str) -> Any:
     return list(inner.val) if kind.startswith("list[") else inner
 
 
-def _proto(field: str, value: Any) -> Value:
-    proto = Value()
-    if not field:
-        proto.ParseFromString(value)
-        return proto
-    if field.endswith("_list_val"):
-        target = getattr(proto, field)
-        target.SetInParent()  # an empty list is not null
-        target.val.extend(value.tolist() if isinstance(value, np.ndarray) else value)
-        return proto
-    setattr(proto, field, bool(value) if field == "bool_val" else value)
-    return proto
+def _tail_message(kind: str, number: int) -> Callable[[bytes], bytes]:
+    """Return what turns a stored tail into the content of a `Value`."""
+    if kind == "value":
+        return lambda data: data
+    if not kind.startswith("list["):
+        return lambda data: field(number, data)
+    if kind == "list[string]":
+        return lambda data: field(number, b"".join(field(1, text) for text in _texts(data)))
+    if kind in ("list[float64]", "list[float32]", "list[bool]"):  # stored as on the wire
+        return lambda data: field(number, field(1, data) if data else b"")
+    decode = tail_codec(kind)[1]
+    return lambda data: field(number, field(1, packed_varints(decode(data).astype(np.int64))) if data else b"")
+
+
+def _texts(data: bytes) -> list[bytes]:
+    try:
+        return split_strings(data)
+    except ValueError as error:
+        raise ForeignRowError(f"a stored list of strings is damaged: {error}") from error
 
 
 def _entity_text(value: Value) -> str:
     inner = getattr(value, value.WhichOneof("val") or "string_val")
     return inner.hex() if isinstance(inner, bytes) else str(inner)
+
+
+def _entity_texts(name: str, values: Sequence[Value]) -> list[str]:
+    texts = [value.string_val for value in values]
+    if "" not in texts:
+        return texts  # all of them strings, as nearly always
+    if any(value.WhichOneof("val") is None for value in values):
+        raise BadInputError(f"entity {name} is null; give every row a value")
+    return [_entity_text(value) for value in values]
 
 
 def _micros(when: datetime) -> int:

@@ -68,12 +68,20 @@ def null_rows(view: View, n: int) -> Rows:
     )
 
 
-def within_max_age(view: View, time_us: I64, now_us: int) -> Mask:
-    """Apply a view's `max_age_us`, the one rule of both stores: True where a row still counts at `now_us`."""
+def within_max_age(max_age_us: int | None, time_us: I64, now_us: int) -> Mask:
+    """Apply a view's maximal age, the one rule of both stores: True where a row still counts at `now_us`.
+
+    Parameters
+    ----------
+    max_age_us
+        `View.max_age_us`, or the tag of that name of another feature view; None for no limit.
+    time_us
+        Feature times; `NULL_INT` for rows that are missing anyway.
+    """
     present: Mask = time_us != NULL_INT
-    if view.max_age_us is None:
+    if max_age_us is None:
         return present
-    fresh: Mask = present & (now_us - time_us <= view.max_age_us)
+    fresh: Mask = present & (time_us >= now_us - max_age_us)
     return fresh
 
 

@@ -41,6 +41,7 @@ ADAPTERS = {
     "training/tracking.py": {"mlflow"},
 }
 ADAPTERS_TOP = {
+    "feature_repo/feast_reads.py": {"feast"},
     "feature_repo/feature_definitions.py": {"feast"},
     "feature_repo/protobuf_rows.py": {"feast"},
     "feature_repo/offline_store.py": {"feast"},

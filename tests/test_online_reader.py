@@ -9,11 +9,21 @@ from feature_repo.errors import BadInputError, UnavailableError
 from feature_repo.fold import new_state
 from feature_repo.online_keys import changed_key, row_key
 from feature_repo.online_reader import AsyncOnlineReader, OnlineReader
-from feature_repo.packed_row import pack_rows
+from feature_repo.packed_row import Layout, Table, pack_rows, pack_table
 from feature_repo.packed_tail import CatalogItem, pack_catalog, pack_recent
+from feature_repo.read_request import AllOf, RowsOf, field_of
 from feature_repo.redis_scripts import connect, connect_async
 from feature_repo.rows import RecentEvents
-from feature_repo.views import CATALOG_VIEW, DAY_US, ITEM_STATS, RECENT_VIEW, USER_CATEGORY, USER_ITEM, USER_STATS
+from feature_repo.views import (
+    CATALOG_VIEW,
+    DAY_US,
+    ITEM_STATS,
+    NULL_INT,
+    RECENT_VIEW,
+    USER_CATEGORY,
+    USER_ITEM,
+    USER_STATS,
+)
 from tests.live_shop import assert_rows_equal
 
 NOW = 1_700_000_000_000_000
@@ -77,6 +87,53 @@ def test_unknown_users_and_no_items_are_answers(reader):
     assert reader.changed_items(0) == []
 
 
+LINES = Layout("lines", ("user_id", "shop_id", "item_id"), (("n", "int64"), ("flag", "bool"), ("note", "string")))
+
+
+def packed_line(n, flag, note, age_us):
+    nulls = np.array([[n is None, flag is None, note is None]])
+    ints = np.array([[NULL_INT if value is None else int(value) for value in (n, flag)]])
+    time, tails = np.array([NOW - age_us]), [[None if note is None else note.encode()]]
+    return pack_table(Table(LINES, time, np.array([5]), ints, np.empty((1, 0)), nulls, tails, np.ones(1, np.bool_)))[0]
+
+
+def test_one_read_brings_rows_of_any_views_in_the_order_asked(reader, client, settings):
+    fill(client, settings.project)
+    lines = {
+        field_of(("s", "a:1")): packed_line(1, True, "☃", 7),
+        field_of(("s", "b")): packed_line(None, None, None, 70),
+    }
+    client.hset(row_key(settings.project, "lines", "u"), mapping=lines)
+    client.hset(row_key(settings.project, "lines", "v"), mapping={field_of(("s", "b")): packed_line(2, False, "", 8)})
+    fields = [field_of(further) for further in (("s", "a:1"), ("s", "b"), ("s", "b"), ("s", "b"), ("s", "?"))]
+    requests = [
+        RowsOf(LINES, ["u", "v", "u", "v", "u"], fields, max_age_us=60),
+        RowsOf(USER_STATS, ["x", "u"]),
+        RowsOf(USER_ITEM, "u", []),
+        AllOf(USER_CATEGORY, "u"),
+        AllOf(LINES, "u"),
+        RowsOf(USER_ITEM, "u", ["a", "b"]),
+    ]
+    before = client.info("stats")["total_reads_processed"]
+    some, stats, none, categories, every, pairs = reader.read(requests, NOW)
+    assert client.info("stats")["total_reads_processed"] - before == 2  # INFO itself is the second read of the socket
+    assert some.present.tolist() == [True, True, False, True, False]  # the third is past its age
+    assert some.age_us.tolist() == [7, 8, NULL_INT, 8, NULL_INT]
+    assert some.values("n") == [1, 2, None, 2, None]
+    assert some.values("flag") == [True, False, None, False, None]
+    assert some.values("note") == ["☃", "", None, "", None]
+    assert stats.seq.tolist() == [NULL_INT, 1]
+    assert stats.values("user_views") == [None, 7]
+    assert stats.values("user_time") == [None, NOW]
+    assert (len(none), none.values("pair_views")) == (0, [])
+    assert (categories.entities, categories.present.tolist()) == (["cups", "tea"], [False, True])
+    assert every.entities == sorted(lines)
+    assert every.values("n") == [None, 1]
+    assert_rows_equal(pairs.rows(USER_ITEM), reader.pairs("u", ["a", "b"], NOW))
+    with pytest.raises(KeyError, match="'nothing'"):
+        pairs.values("nothing")
+
+
 async def test_the_async_reader_reads_the_same(reader, client, settings):
     fill(client, settings.project)
     client.zadd(changed_key(settings.project), {"a": 5, "b": 7})
@@ -87,6 +144,8 @@ async def test_the_async_reader_reads_the_same(reader, client, settings):
         assert_rows_equal(ours.affinities, theirs.affinities)
         assert ours.recent.item_ids == theirs.recent.item_ids
         assert_rows_equal(reader.pairs("u", ["a", "b"], NOW), await other.pairs("u", ["a", "b"], NOW))
+        (theirs,) = await other.read([RowsOf(USER_ITEM, "u", ["b", "a"])], NOW)
+        assert_rows_equal(theirs.rows(USER_ITEM), reader.pairs("u", ["b", "a"], NOW))
         assert await other.changes(6) == reader.changes(6)
         assert (await other.read_items(["a"]))[1] == [None]
         assert await other.watermark() == 0
@@ -121,6 +180,10 @@ def test_damaged_foreign_and_mistyped_rows_are_missing_and_counted(reader, clien
     client.set(row_key(project, CATALOG_VIEW, "a"), b"short")
     assert reader.read_items(["a"])[1] == [None]
     assert reader.malformed == 6
+    damaged = pack_catalog([CatalogItem("a", "Tea")], np.array([NOW]))[0].replace(b"Tea", b"T\xff\xff")
+    client.set(row_key(project, CATALOG_VIEW, "a"), damaged)
+    assert reader.read_items(["a"])[1] == [None]
+    assert reader.malformed == 7
 
 
 def test_items_come_with_their_catalogue_in_the_order_asked_for_however_many(reader, client, settings):

@@ -1,14 +1,17 @@
 """PackedRedisOnlineStore through Feast's API on a real Redis: any schema, order of writes, the packed reader agrees."""
 
 import asyncio
+import inspect
 import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
 import pytest
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, PushSource, RepoConfig
+from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Array, Bool, Bytes, Float32, Float64, Int32, Int64, String, UnixTimestamp
@@ -128,6 +131,61 @@ def test_async_read_and_write_agree_with_sync(config):
     assert asyncio.run(both()) == [7, None]
     assert asyncio.run(both()) == [7, None]  # in another event loop
     assert rows_of(store, "any", [{"user_id": "u"}], ["n"]) == [{"n": 7}]
+
+
+def test_feasts_private_hook_is_the_one_we_override():
+    """Red after a new Feast: read its online_store.py, then decision 0008."""
+    assert version("feast").startswith("0.67.")
+    for name in ("_read_features_per_fv", "_read_features_per_fv_async"):
+        theirs, ours = (inspect.signature(getattr(store, name)) for store in (OnlineStore, PackedRedisOnlineStore))
+        assert list(ours.parameters) == list(theirs.parameters)
+        called = inspect.getsource(getattr(OnlineStore, "get_online_features" + "_async" * name.endswith("_async")))
+        assert f"self.{name}(" in called
+
+
+def test_all_views_of_a_request_are_one_round_trip(config, client):
+    views = [
+        view_of("one", [USER], {"a": Int64}),
+        view_of("two", [USER, ITEM], {"b": Float64}),
+        view_of("three", [ITEM], ALL_TYPES),
+    ]
+    store = opened(config, *views)
+    store.write_to_online_store("one", pd.DataFrame([{"user_id": "u", "at": NOW, "a": 1}]))
+    store.write_to_online_store("two", pd.DataFrame([{"user_id": "u", "item_id": "i2", "at": NOW, "b": 0.5}]))
+    asked = {
+        "features": ["one:a", "two:b", "three:text"],
+        "entity_rows": {"user_id": ["u"] * 3, "item_id": ["i1", "i2", "i2"]},
+    }
+
+    async def read_twice():
+        await store.get_online_features_async(**asked)
+        before = client.info("stats")["total_reads_processed"]
+        answer = await store.get_online_features_async(**asked)
+        trips = client.info("stats")["total_reads_processed"] - before
+        await store._get_provider().online_store.close()
+        return answer.to_dict(), trips
+
+    store.get_online_features(**asked)
+    before = client.info("stats")["total_reads_processed"]
+    answer = store.get_online_features(**asked).to_dict()
+    assert client.info("stats")["total_reads_processed"] - before == 2  # INFO itself is the second read of the socket
+    assert asyncio.run(read_twice()) == (answer, 2)
+    assert (answer["a"], answer["b"], answer["text"]) == ([1, 1, 1], [None, 0.5, 0.5], [None] * 3)
+
+
+def test_a_key_of_another_type_is_refused(config, client, settings):
+    store = opened(config, view_of("two", [USER, ITEM], {"b": Float64}))
+    client.set(row_key(settings.project, "two", "u"), b"no hash")
+    with pytest.raises(ForeignRowError, match="WRONGTYPE"):
+        rows_of(store, "two", [{"user_id": "u", "item_id": "i"}], ["b"])
+
+
+def test_a_missing_or_null_entity_is_a_clear_error(config):
+    store = opened(config, view_of("two", [USER, ITEM], {"b": Float64}))
+    with pytest.raises(BadInputError, match="item_id is missing"):
+        rows_of(store, "two", [{"user_id": "u"}], ["b"])
+    with pytest.raises(BadInputError, match="item_id is null"):
+        rows_of(store, "two", [{"user_id": "u", "item_id": None}], ["b"])
 
 
 def test_two_entities_are_one_hash_per_first_entity_in_declared_order(config, client, settings):
