@@ -27,6 +27,7 @@ from feature_repo.ingest_log import LiveLog
 from feature_repo.item_changes import ItemChange
 from feature_repo.micro_batch import MicroBatch
 from feature_repo.online_keys import checked_project, events_key, status_key, watermark_key
+from feature_repo.quarantine import QuarantineDrain
 from feature_repo.redis_scripts import script_text
 from feature_repo.row_index import refuse_earlier_rows
 from feature_repo.settings import Settings
@@ -61,6 +62,11 @@ class IngestStatus:
     malformed: int = 0
     redis_errors: int = 0
     log_errors: int = 0
+    #: Entries in the stream, folded and logged ones that are not trimmed yet included.
+    stream_entries: int = 0
+    #: Refused rows that wait to be written to the quarantine files, and those written since the start.
+    quarantine_waiting: int = 0
+    quarantine_written: int = 0
     #: Age of the newest folded event when its batch became visible; 0 while there is nothing to do.
     lag_ms: int = 0
     #: Everything accepted before this time is in the features.
@@ -103,6 +109,7 @@ class IngestWorker:
         self._client = client
         self._batch_events = batch_events
         self._write = client.register_script(script_text("ingest_write"))
+        self._quarantine = QuarantineDrain(settings, client)
         self._log: LiveLog | None = None
         self._attempted = 0
         self._unlogged = 0
@@ -280,6 +287,7 @@ class IngestWorker:
             self._log_due = now + LOG_EVERY_S
             self._try_flush()
         if now >= self._status_due:
+            self._drain_quarantine(now)
             self._publish()
             self._status_due = now + STATUS_EVERY_S
 
@@ -293,8 +301,20 @@ class IngestWorker:
             self._unlogged = max(self._unlogged, 1)
             logger.warning("ingest cannot write the offline log, the events stay in the stream: %s", error)
 
+    def _drain_quarantine(self, now: float) -> None:
+        """Move refused rows to their files; where the disk refuses, they stay in Redis, which keeps the last ones."""
+        try:
+            self.status.quarantine_waiting = self._quarantine.waiting()
+            self.status.quarantine_written += self._quarantine.step(now, self.status.quarantine_waiting)
+        except RedisError:
+            raise
+        except OSError as error:
+            logger.warning("ingest cannot write the quarantine, the rows stay in Redis: %s", error)
+
     def _publish(self) -> None:
         now = time.monotonic()
+        stream_entries: Any = self._client.xlen(events_key(self._project))
+        self.status.stream_entries = stream_entries
         then, events = self._rate_from
         self.status.rate = round((self.status.events - events) / (now - then), 1) if then else 0.0
         self._rate_from = (now, self.status.events)
@@ -305,6 +325,7 @@ class IngestWorker:
         """Complete the log before the end; where Redis is away, the next start does."""
         try:
             self._try_flush()
+            self._drain_quarantine(float("inf"))
             self._publish()
         except (RedisError, OSError) as error:
             logger.warning("ingest ends without completing the log (the next start does): %s", error)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +17,11 @@ from typing import IO
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from feature_repo.errors import ConflictError
 from feature_repo.events import QUARANTINE_SCHEMA
 from feature_repo.item_changes import change_table
+from feature_repo.parquet_files import sync, write_whole
 from feature_repo.settings import Settings
 from feature_repo.stream import StreamBatch
 from feature_repo.views import DAY_US
@@ -178,23 +177,3 @@ class LiveLog:
                 f"another ingest worker writes {self._directory}; a project has exactly one (stop it first)"
             ) from None
         return handle
-
-
-def write_whole(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file that is either whole or not there."""
-    temporary = path.with_name(f".{path.stem}.tmp")
-    with temporary.open("wb") as handle:
-        pq.write_table(table, handle, compression="zstd", coerce_timestamps="us")
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
-    sync(path.parent)
-
-
-def sync(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

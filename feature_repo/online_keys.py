@@ -81,6 +81,16 @@ def status_key(project: str) -> str:
     return f"{{{project}}}:ingest:status"
 
 
+def quarantine_key(project: str) -> str:
+    """Stream of what the API refused, until ingest has written it to the quarantine files."""
+    return f"{{{project}}}:quarantine"
+
+
+def quarantine_counts_key(project: str) -> str:
+    """Hash: how many rows the API refused, by reason."""
+    return f"{{{project}}}:quarantine:counts"
+
+
 def base_key(project: str) -> str:
     """Which imported history, in which layouts, the rows are folded on."""
     return f"{{{project}}}:base"

@@ -40,6 +40,16 @@ class Settings:
     api_host: str = _doc("127.0.0.1", "Address the API listens on.")
     api_port: int = _doc(8099, "Port of the API.")
     item_refresh_ms: int = _doc(500, "How often the in-process item table looks for changes.")
+    user_events_per_s: int = _doc(
+        20, "Events a second the API takes of one user in the long run (per API process); 0: no limit."
+    )
+    user_events_burst: int = _doc(600, "Events of one user it takes at once.")
+    max_items: int = _doc(1_000_000, "Items there may be; events and entries that name further ones are refused.")
+    stream_max_entries: int = _doc(
+        2_000_000,
+        "Entries that may wait in the stream (about 250 bytes each); beyond it events get 503 until ingest and its log "
+        "have caught up.",
+    )
     plan_poll_ms: int = _doc(500, "How often serving looks for a new plan.")
     impression_days: int = _doc(14, "Days for which the log of what was served is kept.")
     impression_all_candidates_share: float = _doc(
@@ -102,6 +112,11 @@ class Settings:
     def impressions_dir(self) -> Path:
         """Log of what was served."""
         return self.root / "impressions"
+
+    @property
+    def hidden_items_path(self) -> Path:
+        """Items of the popularity file that must not be shown, for a start without Redis."""
+        return self.root / "hidden_items.json"
 
     @property
     def results_dir(self) -> Path:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 
 class Event(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -26,6 +27,22 @@ class Event(msgspec.Struct, kw_only=True, omit_defaults=True):
     context: dict[str, Any] | None = None
 
 
+class Item(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One catalogue entry to send: what it names is set, the rest stays; None clears a field. See `msgspec.UNSET`."""
+
+    item_id: str
+    change_id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
+    title: str | UnsetType | None = UNSET
+    category: str | UnsetType | None = UNSET
+    price: int | UnsetType | None = UNSET  #: of one, minor units
+    created_at: datetime | UnsetType | None = UNSET
+    tags: list[str] | UnsetType | None = UNSET
+    description: str | UnsetType | None = UNSET
+    image: str | UnsetType | None = UNSET
+    available: bool | UnsetType = UNSET
+    blocked: bool | UnsetType = UNSET  #: kept out of every list by an operator
+
+
 class EventResult(msgspec.Struct):
     """What became of one event."""
 
@@ -42,6 +59,26 @@ class EventResults(msgspec.Struct):
     duplicates: int
     rejected: int
     results: list[EventResult]
+    retry_after_s: int | None = None  #: when to send again what was rejected as `rate_limited`
+
+
+class ItemResult(msgspec.Struct):
+    """What became of one catalogue entry."""
+
+    item_id: str | None
+    change_id: str | None
+    status: str  #: accepted, duplicate or rejected
+    seq: int | None = None
+    reason: str | None = None
+
+
+class ItemResults(msgspec.Struct):
+    """What became of a batch of entries; `results` are in the order sent."""
+
+    accepted: int
+    duplicates: int
+    rejected: int
+    results: list[ItemResult]
 
 
 class RankedItem(msgspec.Struct):
@@ -63,6 +100,7 @@ class Answer(msgspec.Struct, kw_only=True):
     level: str  #: rung of the ladder: full, or a lower one (`reasons` say why)
     reasons: list[str]
     feature_age_s: float | None
+    item_table_age_s: float | None = None
 
 
 class Recommendations(Answer, kw_only=True):

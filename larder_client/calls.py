@@ -10,7 +10,17 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from larder_client.answers import ErrorAnswer, Event, EventResults, ItemList, Readiness, Recommendations, Scores
+from larder_client.answers import (
+    ErrorAnswer,
+    Event,
+    EventResults,
+    Item,
+    ItemList,
+    ItemResults,
+    Readiness,
+    Recommendations,
+    Scores,
+)
 
 T = TypeVar("T")
 Repeats = Literal["keep", "drop"]
@@ -25,11 +35,22 @@ class ApiError(Exception):
         HTTP status; 0 if no answer came (see `ApiUnavailableError`).
     code, message, field, hint
         As the API says them.
+    retry_after_s
+        After how many seconds to try again (429 and 503); None if the API does not say.
     """
 
-    def __init__(self, status: int, code: str, message: str, field: str | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        field: str | None = None,
+        hint: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(f"{message} [{status} {code}]" + (f"; {hint}" if hint else ""))
         self.status, self.code, self.message, self.field, self.hint = status, code, message, field, hint
+        self.retry_after_s = retry_after_s
 
 
 class ApiUnavailableError(ApiError):
@@ -49,6 +70,7 @@ class Call(Generic[T]):
     params: Mapping[str, Any] = field(default_factory=dict)
     body: Any = None
     also: tuple[int, ...] = ()  #: statuses besides 2xx that carry the answer
+    repeats: bool = False  #: whether it may be sent again as it is: nothing in it counts twice
 
     def content(self) -> bytes | None:
         """Return the body as JSON."""
@@ -75,8 +97,15 @@ def error_of(response: httpx.Response) -> ApiError:
     try:
         said = msgspec.json.decode(response.content, type=ErrorAnswer).error
     except msgspec.DecodeError:  # a proxy's error page
-        return ApiError(response.status_code, "http", f"{response.url.path}: {response.reason_phrase}")
-    return ApiError(response.status_code, said.code, said.message, said.field, said.hint)
+        phrase = f"{response.url.path}: {response.reason_phrase}"
+        return ApiError(response.status_code, "http", phrase, retry_after_s=retry_after_s(response))
+    return ApiError(response.status_code, said.code, said.message, said.field, said.hint, retry_after_s(response))
+
+
+def retry_after_s(response: httpx.Response) -> float | None:
+    """Return after how many seconds the API wants to be asked again (429 and 503); None if it does not say."""
+    said = response.headers.get("retry-after", "")
+    return float(said) if response.status_code in (429, 503) and said.isdigit() else None
 
 
 def read_text(response: httpx.Response) -> str:
@@ -122,7 +151,22 @@ def score(pairs: Iterable[tuple[str, str]]) -> Call[Scores]:
 
 def send(events: Iterable[Event]) -> Call[EventResults]:
     """`POST /v1/events`."""
-    return Call("POST", "/v1/events", EventResults, body={"events": list(events)})
+    return Call("POST", "/v1/events", EventResults, body={"events": list(events)}, repeats=True)
+
+
+def upsert_items(items: Iterable[Item]) -> Call[ItemResults]:
+    """`POST /v1/items`."""
+    return Call("POST", "/v1/items", ItemResults, body={"items": list(items)}, repeats=True)
+
+
+def set_availability(availability: Mapping[str, bool]) -> Call[ItemResults]:
+    """`POST /v1/items`, availability only."""
+    return upsert_items(Item(item_id=item_id, available=available) for item_id, available in availability.items())
+
+
+def block(item_ids: Iterable[str], *, blocked: bool) -> Call[ItemResults]:
+    """`POST /v1/items`, blocks only."""
+    return upsert_items(Item(item_id=item_id, blocked=blocked) for item_id in item_ids)
 
 
 def readiness() -> Call[Readiness]:

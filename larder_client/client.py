@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
 
 from larder_client import calls
-from larder_client.answers import Event, EventResults, ItemList, Readiness, Recommendations, Scores
-from larder_client.calls import ApiUnavailableError, Call, Repeats
+from larder_client.answers import (
+    Event,
+    EventResults,
+    Item,
+    ItemList,
+    ItemResults,
+    Readiness,
+    Recommendations,
+    Scores,
+)
+from larder_client.calls import ApiUnavailableError, Call, Repeats, retry_after_s
 
 T = TypeVar("T")
 
@@ -29,9 +40,12 @@ class LarderClient:
         For example "http://127.0.0.1:8099".
     timeout_s
         Longest wait for a connection, and for each part of an answer.
+    patience_s
+        How long events and items are sent again where the API asks for it (429 and 503 with Retry-After); 0: never.
     """
 
-    def __init__(self, base_url: str, timeout_s: float = 2.0) -> None:
+    def __init__(self, base_url: str, timeout_s: float = 2.0, patience_s: float = 5.0) -> None:
+        self._patience_s = patience_s
         self._http = httpx.Client(base_url=base_url, timeout=timeout_s, headers=_HEADERS)
 
     def __enter__(self) -> Self:
@@ -84,6 +98,18 @@ class LarderClient:
         """Send events; after an `ApiUnavailableError` send the same objects again, each counts once."""
         return self._call(calls.send(events))
 
+    def upsert_items(self, items: Iterable[Item]) -> ItemResults:
+        """Add items to the catalogue, or change what they name of known ones."""
+        return self._call(calls.upsert_items(items))
+
+    def set_availability(self, availability: Mapping[str, bool]) -> ItemResults:
+        """Say of items whether they can be bought; those that cannot leave every list."""
+        return self._call(calls.set_availability(availability))
+
+    def block(self, item_ids: Iterable[str], *, blocked: bool = True) -> ItemResults:
+        """Take items out of every list though the shop has them, or let them in again."""
+        return self._call(calls.block(item_ids, blocked=blocked))
+
     def live(self) -> bool:
         """Whether the process answers."""
         try:
@@ -100,7 +126,13 @@ class LarderClient:
         return calls.read_text(self._request("GET", "/metrics"))
 
     def _call(self, call: Call[T]) -> T:
-        return call.read(self._request(call.method, call.path, params=call.params, content=call.content()))
+        content, deadline = call.content(), time.monotonic() + self._patience_s
+        while True:
+            response = self._request(call.method, call.path, params=call.params, content=content)
+            pause = retry_after_s(response) if call.repeats else None
+            if pause is None or time.monotonic() + pause > deadline:
+                return call.read(response)
+            time.sleep(pause)
 
     def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
@@ -112,7 +144,8 @@ class LarderClient:
 class AsyncLarderClient:
     """The same client for `await`; see `LarderClient`."""
 
-    def __init__(self, base_url: str, timeout_s: float = 2.0) -> None:
+    def __init__(self, base_url: str, timeout_s: float = 2.0, patience_s: float = 5.0) -> None:
+        self._patience_s = patience_s
         self._http = httpx.AsyncClient(base_url=base_url, timeout=timeout_s, headers=_HEADERS)
 
     async def __aenter__(self) -> Self:
@@ -165,6 +198,18 @@ class AsyncLarderClient:
         """Send events; after an `ApiUnavailableError` send the same objects again, each counts once."""
         return await self._call(calls.send(events))
 
+    async def upsert_items(self, items: Iterable[Item]) -> ItemResults:
+        """Add items to the catalogue, or change what they name of known ones."""
+        return await self._call(calls.upsert_items(items))
+
+    async def set_availability(self, availability: Mapping[str, bool]) -> ItemResults:
+        """Say of items whether they can be bought; those that cannot leave every list."""
+        return await self._call(calls.set_availability(availability))
+
+    async def block(self, item_ids: Iterable[str], *, blocked: bool = True) -> ItemResults:
+        """Take items out of every list though the shop has them, or let them in again."""
+        return await self._call(calls.block(item_ids, blocked=blocked))
+
     async def live(self) -> bool:
         """Whether the process answers."""
         try:
@@ -181,7 +226,13 @@ class AsyncLarderClient:
         return calls.read_text(await self._request("GET", "/metrics"))
 
     async def _call(self, call: Call[T]) -> T:
-        return call.read(await self._request(call.method, call.path, params=call.params, content=call.content()))
+        content, deadline = call.content(), time.monotonic() + self._patience_s
+        while True:
+            response = await self._request(call.method, call.path, params=call.params, content=content)
+            pause = retry_after_s(response) if call.repeats else None
+            if pause is None or time.monotonic() + pause > deadline:
+                return call.read(response)
+            await asyncio.sleep(pause)
 
     async def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:

@@ -59,6 +59,10 @@ FeatureAge = Annotated[
     float | None,
     Field(description="Events accepted longer ago than so many seconds are in the features; null if unknown."),
 ]
+ItemTableAge = Annotated[
+    float | None,
+    Field(description="Seconds since the items (price, availability, popularity) were last compared; null if never."),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class Recommendations:
     level: LevelName
     reasons: Reasons
     feature_age_s: FeatureAge
+    item_table_age_s: ItemTableAge
     items: list[RankedItem]
 
 
@@ -87,6 +92,7 @@ class ItemList:
     level: LevelName
     reasons: Reasons
     feature_age_s: FeatureAge
+    item_table_age_s: ItemTableAge
     items: list[RankedItem]
 
 
@@ -111,6 +117,7 @@ class Scores:
     level: LevelName
     reasons: Reasons
     feature_age_s: FeatureAge
+    item_table_age_s: ItemTableAge
     scores: list[ScoredPair]
 
 
@@ -134,7 +141,29 @@ class EventResults:
     accepted: int
     duplicates: int
     rejected: int
+    retry_after_s: Annotated[int | None, Field(description="When to send again what is `rate_limited`; else null.")]
     results: list[EventResult]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemResult:
+    """What became of one catalogue entry."""
+
+    item_id: str | None
+    change_id: Annotated[str | None, Field(description="Its idempotency key: as sent, or made up.")]
+    status: Literal["accepted", "duplicate", "rejected"]
+    seq: Annotated[int | None, Field(description="Its place in the one order of events and entries.")]
+    reason: Annotated[str | None, Field(description="Why it was rejected: `<slug>: <detail>`.")]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemResults:
+    """What became of a batch, in its order. Accepted entries are durable and never lost."""
+
+    accepted: int
+    duplicates: int
+    rejected: int
+    results: list[ItemResult]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +182,7 @@ class Readiness:
     bundle_id: BundleId
     model_version: ModelVersion
     items: Annotated[int | None, Field(description="Items in the item table.")]
-    item_table_age_s: Annotated[float | None, Field(description="Seconds since the item table was last compared.")]
+    item_table_age_s: ItemTableAge
     feature_age_s: FeatureAge
     problems: Annotated[list[str], Field(description="What is not as it should be, for a person.")]
 

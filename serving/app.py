@@ -21,12 +21,15 @@ from serving import problems
 from serving.background import BackgroundWork
 from serving.event_intake import EventIntake
 from serving.feature_reads import FeatureReads
+from serving.hidden_items import hidden_items, load_hidden, save_hidden
 from serving.http import MeasuredApp
 from serving.impression_log import ImpressionLog
 from serving.ingest_status import read_ingest
+from serving.item_intake import ItemIntake
 from serving.item_lists import ItemListService
 from serving.item_table_source import ItemTableSource
 from serving.metrics import Metrics
+from serving.observed import observe
 from serving.recommend import RecommendationService
 from serving.redis_client import BACKGROUND_TIMEOUT_S, RedisGuard, connect
 from serving.release_loader import ReleaseLoader
@@ -39,11 +42,13 @@ from serving.routes_recommendations import recommendation_routes
 from serving.routes_score import score_routes
 from serving.score import ScoreService
 from serving.state import ServingState
+from serving.stream_entry import NewItems, StreamEntry
 
 _DESCRIPTION = """\
 Recommendations, similar and popular items, scores, and the events that change them.
 
-Every list says how it was made: `model_version`, `bundle_id`, `arm`, `level` of the ladder, `reasons`, `feature_age_s`.
+Every list says how it was made: `model_version`, `bundle_id`, `arm`, `level` of the ladder, `reasons`, `feature_age_s`,
+`item_table_age_s`.
 Errors have one format: `{"error": {"code", "message", "field", "hint"}}`.
 """
 
@@ -67,7 +72,7 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
     metrics = Metrics()
     guard = RedisGuard(settings.redis_timeout_ms / 1000)
     reader = AsyncOnlineReader(client, settings.project)
-    state = ServingState(ItemTableSource(reader, now_us))
+    state = ServingState(ItemTableSource(reader, now_us), hidden=load_hidden(settings.hidden_items_path))
     loader = ReleaseLoader(settings, client, state, metrics)
     impressions = ImpressionLog(
         settings.impressions_dir, metrics.impressions_dropped.inc, keep_days=settings.impression_days
@@ -76,12 +81,22 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
     recommendations = RecommendationService(
         state, reads, impressions, metrics, now_us, all_candidates_share=settings.impression_all_candidates_share
     )
-    intake = EventIntake(settings.project, client, guard, state, metrics, now_us)
-    _observe(metrics, state, impressions)
+    entry, new_items = StreamEntry(settings, client, guard, metrics), NewItems(settings.max_items)
+    events = EventIntake(settings, entry, new_items, state, metrics, now_us)
+    items = ItemIntake(settings, entry, new_items, state, metrics, now_us)
+    observe(metrics, state, impressions, now_us)
+
+    async def remember_hidden() -> None:
+        if state.table is not None and state.release is not None:
+            hidden = hidden_items(state.table, state.release.bundle.popular)
+            if hidden != state.hidden:
+                state.hidden = hidden
+                await asyncio.to_thread(save_hidden, hidden, settings.hidden_items_path)
 
     async def refresh() -> None:
         async with asyncio.timeout(BACKGROUND_TIMEOUT_S):
-            await state.items.refresh()
+            if await state.items.refresh():
+                await remember_hidden()
             state.ingest = await read_ingest(client, settings.project, reader)
 
     @contextlib.asynccontextmanager
@@ -118,32 +133,15 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
     problems.install(app)
     for router in (
         recommendation_routes(recommendations, metrics),
-        item_routes(ItemListService(state, now_us)),
+        item_routes(ItemListService(state, now_us), items),
         score_routes(ScoreService(state, reads, now_us)),
-        event_routes(intake),
+        event_routes(events),
         admin_routes(state, reads, now_us),
         health_routes(state, guard, metrics, now_us),
     ):
         app.include_router(router)
     app.add_middleware(MeasuredApp, metrics=metrics)
     return app
-
-
-def _observe(metrics: Metrics, state: ServingState, impressions: ImpressionLog) -> None:
-    """Register what is read when Prometheus asks."""
-    nan = float("nan")
-
-    def feature_age_s() -> float:
-        age = state.feature_age_s(now_us())
-        return nan if age is None else age
-
-    metrics.observe("feature_age_seconds", "Time since the features were complete", feature_age_s)
-    metrics.observe("item_table_age_seconds", "Time since the item table was last compared", lambda: state.items.age_s)
-    metrics.observe("item_table_items", "Items in the item table", lambda: len(state.table or ()))
-    metrics.observe("impressions_waiting_records", "Records waiting to be written", lambda: impressions.waiting)
-    metrics.observe("ready_status", "1 if recommendations can be made", lambda: float(state.ready))
-    metrics.observe("ingest_lag_seconds", "Age of events when they became visible", lambda: state.ingest.lag_ms / 1e3)
-    metrics.observe("ingest_rate", "Events folded per second", lambda: state.ingest.rate)
 
 
 def app_from_environment() -> FastAPI:

@@ -59,7 +59,9 @@ class ItemListService:
     ) -> tuple[list[RankedItem], list[Reason]]:
         if release is None:
             raise UnavailableError("neither a model bundle nor the item table has been loaded yet; try again")
-        return popular_in_file(release.bundle.popular, k, exclude=exclude or []), ["no_item_table"]
+        return popular_in_file(release.bundle.popular, k, exclude=[*(exclude or []), *self._state.hidden]), [
+            "no_item_table"
+        ]
 
     def _answer(
         self, level: Level, items: list[RankedItem], reasons: list[Reason], used: Release | None = None
@@ -72,6 +74,7 @@ class ItemListService:
             level=level,
             reasons=reasons,
             feature_age_s=self._state.feature_age_s(self._now_us()),
+            item_table_age_s=self._state.item_table_age_s,
             items=items,
         )
 

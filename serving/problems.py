@@ -16,6 +16,7 @@ from feature_repo.errors import BadInputError, LarderError, NotFoundError, Unava
 _LOG = logging.getLogger(__name__)
 RETRY_AFTER_S = 1
 TOO_LARGE = 413
+TOO_MANY = 429
 _MAX_MESSAGE = 300
 _CODES = {400: "bad_input", 403: "forbidden", 404: "not_found", 405: "method_not_allowed", TOO_LARGE: "too_large"}
 
@@ -35,14 +36,22 @@ class ProblemAnswer(BaseModel):
     error: Problem
 
 
-def problem(status: int, code: str, message: str, *, field: str | None = None, hint: str | None = None) -> Response:
-    """Make an error answer."""
+def problem(
+    status: int,
+    code: str,
+    message: str,
+    *,
+    field: str | None = None,
+    hint: str | None = None,
+    retry_after_s: int = RETRY_AFTER_S,
+) -> Response:
+    """Make an error answer; 429 and 503 say after how many seconds to try again."""
     error = {"code": code, "message": _short(message)}
     if field:
         error["field"] = _short(field)
     if hint:
         error["hint"] = hint
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == UnavailableError.status else None
+    headers = {"Retry-After": str(retry_after_s)} if status in (TOO_MANY, UnavailableError.status) else None
     return Response(msgspec.json.encode({"error": error}), status, headers, "application/json")
 
 
@@ -61,6 +70,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         404: "Not found",
         TOO_LARGE: "Body over 1 MB",
         422: "The request is not right",
+        TOO_MANY: "Too much of one user; try again after `Retry-After` seconds",
         503: "A dependency is away; try again",
     }
     return {status: {"model": ProblemAnswer, "description": texts[status]} for status in statuses}

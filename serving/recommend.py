@@ -96,6 +96,7 @@ class RecommendationService:
             level=served.level,
             reasons=served.reasons,
             feature_age_s=self._state.feature_age_s(now_us),
+            item_table_age_s=self._state.item_table_age_s,
             items=served.items,
         )
         self._record(answer, served, wish.k, now_us)
@@ -154,7 +155,7 @@ class RecommendationService:
             items = popular_in_table(table, wish.k, exclude=wish.exclude)
             return _Served("popularity", items, ["no_bundle"], user)
         if release is not None:
-            items = popular_in_file(release.bundle.popular, wish.k, exclude=wish.exclude)
+            items = popular_in_file(release.bundle.popular, wish.k, exclude=[*wish.exclude, *self._state.hidden])
             return _Served("popularity_file", items, ["no_item_table"], user)
         raise UnavailableError("neither a model bundle nor the item table has been loaded yet; try again in a moment")
 

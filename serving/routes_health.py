@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from fastapi import APIRouter, Request, Response
@@ -33,14 +32,14 @@ def health_routes(state: ServingState, guard: RedisGuard, metrics: Metrics, now_
         problems = state.all_problems()
         if guard.failing:
             problems.append("Redis does not answer; users' features are not read")
-        release, table, age_s = state.release, state.table, state.items.age_s
+        release, table = state.release, state.table
         content = Readiness(
             status="not_ready" if not state.ready else "degraded" if problems else "ready",
             epoch=release.plan.epoch if release else None,
             bundle_id=release.bundle.bundle_id if release else None,
             model_version=release.model_version if release else None,
             items=None if table is None else len(table),
-            item_table_age_s=age_s if math.isfinite(age_s) else None,
+            item_table_age_s=state.item_table_age_s,
             feature_age_s=state.feature_age_s(now_us()),
             problems=problems,
         )

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Wi
 from feature_repo.event_rules import normalise_id
 from feature_repo.events import MAX_ID_BYTES, EventType
 from serving.event_entry import is_bounded_id
+from serving.item_entry import MAX_DESCRIPTION, MAX_IMAGE, MAX_TAGS, MAX_TITLE
 
 MAX_BODY_BYTES = 1_000_000
 MAX_K = 1000
@@ -160,6 +161,56 @@ class EventsRequest(_Body):
                 "minItems": 1,
                 "maxItems": MAX_BATCH,
                 "items": EventModel.model_json_schema(),
+            }
+        ),
+    ]
+
+
+class ItemModel(_Body):
+    """A catalogue entry. Documents one; each is checked by itself, so that one bad one stops no other."""
+
+    change_id: Annotated[
+        Id | None, Field(description="Idempotency key: the same id within 7 days counts once. Made up if absent.")
+    ] = None
+    item_id: Id
+    title: Annotated[str | None, Field(max_length=MAX_TITLE)] = None
+    category: Id | None = None
+    price: Annotated[int | None, Field(ge=0, description="Unit price, minor units.")] = None
+    created_at: Annotated[
+        str | None,
+        Field(
+            json_schema_extra={"format": "date-time"},
+            description="When the item came into the shop, ISO 8601 with time zone; of a new item: now if absent.",
+        ),
+    ] = None
+    tags: Annotated[list[Id] | None, Field(max_length=MAX_TAGS)] = None
+    description: Annotated[str | None, Field(max_length=MAX_DESCRIPTION)] = None
+    image: Annotated[str | None, Field(max_length=MAX_IMAGE, description="URL.")] = None
+    available: Annotated[bool, Field(description="Whether it can be bought; only then it is recommended.")] = True
+    blocked: Annotated[bool, Field(description="An operator keeps it out of every list.")] = False
+
+
+_ITEM_EXAMPLES: list[JsonValue] = [
+    {"items": [{"item_id": "i90001", "title": "Blue mug", "category": "cups", "price": 1250, "tags": ["blue"]}]},
+    {"items": [{"item_id": "i00007", "price": 990}, {"item_id": "i00008", "available": False}]},
+    {"items": [{"change_id": "recall-17", "item_id": "i00009", "blocked": True}]},
+]
+
+
+class ItemsRequest(_Body):
+    """A batch of catalogue entries: what an entry names is set, what it does not name stays as it is."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": _ITEM_EXAMPLES})
+
+    items: Annotated[
+        list[dict[str, Any]],
+        Field(min_length=1, max_length=MAX_BATCH),
+        WithJsonSchema(
+            {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": MAX_BATCH,
+                "items": ItemModel.model_json_schema(),
             }
         ),
     ]

@@ -69,6 +69,7 @@ class ScoreService:
             level=level,
             reasons=whole,
             feature_age_s=self._state.feature_age_s(now_us),
+            item_table_age_s=self._state.item_table_age_s,
             scores=[scored[place] for place in range(len(pairs))],
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from serving.bundle import Bundle
@@ -37,6 +38,8 @@ class ServingState:
         None until a bundle could be loaded.
     ingest
         How far the features are, as ingest last said.
+    hidden
+        Items of the popularity file that must not be shown; used where there is no item table.
     problems
         What is not as it should be, by whom it concerns; for `/readyz`.
     """
@@ -44,12 +47,19 @@ class ServingState:
     items: ItemTableSource
     release: Release | None = None
     ingest: IngestView = field(default_factory=IngestView)
+    hidden: frozenset[str] = frozenset()
     problems: dict[str, str] = field(default_factory=dict)
 
     @property
     def table(self) -> ItemTable | None:
         """The item table; None until one was loaded."""
         return self.items.table
+
+    @property
+    def item_table_age_s(self) -> float | None:
+        """Seconds since the item table was last compared with Redis; None before the first time."""
+        age_s = self.items.age_s
+        return age_s if math.isfinite(age_s) else None
 
     @property
     def ready(self) -> bool:

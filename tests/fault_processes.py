@@ -27,6 +27,7 @@ _ROOT = Path(__file__).parent.parent
 def fault_settings(home: Path, **fields: Any) -> Settings:
     """Settings of a shop whose Redis is its own, to be killed."""
     known = {"project": "shop", "redis_port": any_free_port(), "api_port": any_free_port(), "item_refresh_ms": 100}
+    known["user_events_per_s"] = 0  # a dozen users send what a shop's thousands would
     return Settings(home=home, mlflow_tracking_uri="http://127.0.0.1:9", **(known | fields))
 
 

@@ -78,6 +78,7 @@ def test_an_answer_says_how_it_was_made(api: RunningApi, bundle_id: str) -> None
     assert (answer["bundle_id"], answer["model_version"], answer["arm"]) == (bundle_id, "1", "stable")
     assert (answer["level"], answer["reasons"]) == ("full", [])
     assert answer["feature_age_s"] > 0
+    assert 0 <= answer["item_table_age_s"] < 10
     assert [item["rank"] for item in answer["items"]] == [1, 2, 3, 4, 5, 6, 7]
     scores = [item["score"] for item in answer["items"]]
     assert scores == sorted(scores, reverse=True)
@@ -249,7 +250,7 @@ def test_an_impression_counts_once_per_request_and_item(api: RunningApi) -> None
 
 
 def test_a_large_batch(api: RunningApi) -> None:
-    answer = send(api, *(event(event_id=f"large-{n % 900}") for n in range(1000))).json()
+    answer = send(api, *(event(event_id=f"large-{n % 900}", user_id=f"large-{n % 9}") for n in range(1000))).json()
     assert (answer["accepted"], answer["duplicates"], len(answer["results"])) == (900, 100, 1000)
 
 
@@ -326,14 +327,15 @@ def test_openapi_is_complete(api: RunningApi) -> None:
     }
     assert set(operations) == {
         "POST /v1/recommendations", "GET /v1/items/popular", "GET /v1/items/{item_id}/similar", "POST /v1/score",
-        "POST /v1/events", "GET /admin/users/{user_id}/features", "GET /livez", "GET /readyz", "GET /metrics",
+        "POST /v1/events", "POST /v1/items", "GET /admin/users/{user_id}/features", "GET /livez", "GET /readyz",
+        "GET /metrics",
     }  # fmt: skip
     for name, operation in operations.items():
         assert operation["summary"] and operation["description"], name
-        success = operation["responses"].get("202" if name == "POST /v1/events" else "200")
+        success = operation["responses"].get("202" if name in ("POST /v1/events", "POST /v1/items") else "200")
         assert success["content"], name
     schemas = document["components"]["schemas"]
-    for name in ("RecommendationRequest", "ScoreRequest", "EventsRequest"):
+    for name in ("RecommendationRequest", "ScoreRequest", "EventsRequest", "ItemsRequest"):
         assert schemas[name]["examples"], name
         assert schemas[name]["additionalProperties"] is False
     assert set(schemas["Recommendations"]["properties"]["reasons"]["items"]["enum"]) == set(REASONS)
@@ -346,6 +348,7 @@ def test_the_examples_of_the_documentation_work(api: RunningApi) -> None:
         ("recommendations", "RecommendationRequest"),
         ("score", "ScoreRequest"),
         ("events", "EventsRequest"),
+        ("items", "ItemsRequest"),
     ):
         for example in schemas[name]["examples"]:
             assert api.http.post(f"/v1/{path}", json=example).is_success

@@ -163,9 +163,10 @@ def test_an_empty_shop_is_answered(settings: Settings, shop: tuple[Shop, str, st
     publish(client, settings, plan_for(shop[1]))
     with RunningApi(settings) as api:
         assert api.ready()["items"] == 0
-        assert api.recommend("u00001") | {"request_id": ""} == {
+        assert api.recommend("u00001") | {"request_id": "", "item_table_age_s": 0.0} == {
             "request_id": "", "user_id": "u00001", "model_version": "1", "bundle_id": shop[1], "arm": "stable",
-            "level": "full", "reasons": ["unknown_user"], "feature_age_s": None, "items": [],
+            "level": "full", "reasons": ["unknown_user"], "feature_age_s": None, "item_table_age_s": 0.0,
+            "items": [],
         }  # fmt: skip
         assert api.http.get("/v1/items/popular").json()["items"] == []
 

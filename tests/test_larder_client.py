@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from larder_client import answers as client_answers
-from larder_client.answers import Event
+from larder_client.answers import Event, Item
 from larder_client.calls import ApiError, ApiUnavailableError
 from larder_client.client import AsyncLarderClient, LarderClient
 from serving import answers as server_answers
@@ -27,6 +27,7 @@ MADE = {
     "level": "full",
     "reasons": [],
     "feature_age_s": 0.25,
+    "item_table_age_s": 0.5,
 }
 ITEM = {"item_id": "a/b?", "rank": 1, "score": 0.5, "source": "als"}
 
@@ -37,12 +38,20 @@ class Api:
     def __init__(self) -> None:
         self.requests: list[tuple[str, Any]] = []
         self.status, self.body = 200, b"{}"
+        self.overloaded = 0  # so many requests are answered 429 first
         api = self
 
         class Handler(BaseHTTPRequestHandler):
             def answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 api.requests.append((f"{self.command} {self.path}", json.loads(body) if body else None))
+                if api.overloaded:
+                    api.overloaded -= 1
+                    self.send_response(429)
+                    self.send_header("retry-after", "1")
+                    self.send_header("content-length", "0")
+                    self.end_headers()
+                    return
                 self.send_response(api.status)
                 self.send_header("content-length", str(len(api.body)))
                 self.end_headers()
@@ -122,6 +131,45 @@ def test_the_same_event_sent_again_is_the_same_event(api: Api) -> None:
     assert Event(user_id="u", item_id="i", event_type="view").event_id != event.event_id
 
 
+def test_entries_name_only_what_they_set(api: Api) -> None:
+    api.will_answer({"accepted": 1, "duplicates": 0, "rejected": 0, "results": []}, 202)
+    with LarderClient(api.url) as client:
+        client.upsert_items([Item(item_id="i", price=5, title=None)])
+        client.set_availability({"i": False})
+        client.block(["i"])
+        client.block(["i"], blocked=False)
+    sent = [body["items"][0] for _, body in api.requests]
+    assert all(path == "POST /v1/items" for path, _ in api.requests)
+    for entry in sent:
+        schemas.ItemModel.model_validate(entry)
+        entry.pop("change_id")
+    assert sent == [
+        {"item_id": "i", "price": 5, "title": None},
+        {"item_id": "i", "available": False},
+        {"item_id": "i", "blocked": True},
+        {"item_id": "i", "blocked": False},
+    ]
+
+
+async def test_the_client_waits_as_long_as_the_api_asks(api: Api) -> None:
+    event = Event(user_id="u", item_id="i", event_type="view")
+    api.will_answer({"accepted": 1, "duplicates": 0, "rejected": 0, "results": []}, 202)
+    api.overloaded = 1
+    with LarderClient(api.url) as client:
+        assert client.send([event]).accepted == 1
+    api.overloaded = 1
+    async with AsyncLarderClient(api.url) as client:
+        assert (await client.send([event])).accepted == 1
+    assert len({json.dumps(body) for _, body in api.requests}) == 1, "the same events, with the same ids"
+    api.overloaded = 2
+    with LarderClient(api.url, patience_s=0) as client:
+        with pytest.raises(ApiError, match="429") as caught:
+            client.send([event])
+        assert caught.value.retry_after_s == 1.0
+        with pytest.raises(ApiError, match="429"):
+            client.recommend("u")  # a page does not wait
+
+
 def test_errors_carry_what_the_api_says(api: Api) -> None:
     with LarderClient(api.url) as client:
         api.will_answer({"error": {"code": "bad_input", "message": "k is 0", "field": "k", "hint": "1 to 100"}}, 422)
@@ -169,7 +217,8 @@ EVENTS = [server_answers.EventResult(None, "rejected", None, "bad_time: x")]
         server_answers.Recommendations(**MADE | {"model_version": None, "bundle_id": None}, user_id="u", items=[]),
         server_answers.ItemList(**MADE, items=ITEMS),
         server_answers.Scores(**MADE, scores=[server_answers.ScoredPair("u", "i", 0.5, ["unknown_user"])]),
-        server_answers.EventResults(accepted=0, duplicates=0, rejected=1, results=EVENTS),
+        server_answers.EventResults(accepted=0, duplicates=0, rejected=1, retry_after_s=3, results=EVENTS),
+        server_answers.ItemResults(1, 0, 0, [server_answers.ItemResult("i", "c", "accepted", 7, None)]),
         server_answers.Readiness("ready", 1, "b", "3", 9, 0.1, None, []),
     ],
     ids=lambda answer: type(answer).__name__,
