@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import redis
@@ -79,11 +79,21 @@ class PackedRedisOnlineStore(OnlineStore):  # type: ignore[misc] # Feast has no 
         UnavailableError
             If Redis fails; repeating is safe.
         """
-        if self._writer is None:
-            self._writer = _connect(config, write=True)
-        write_rows(self._writer, checked_project(config.project), _packed(table, data))
+        self.write_packed(config, _packed(table, data))
         if progress:
             progress(len(data))
+
+    def write_packed(self, config: RepoConfig, rows: ViewRows) -> None:
+        """Write rows that are packed already; what `online_write_batch` and the batch engine share.
+
+        Raises
+        ------
+        UnavailableError
+            If Redis fails; repeating is safe.
+        """
+        if self._writer is None:
+            self._writer = _connect(config, write=True)
+        write_rows(self._writer, checked_project(config.project), rows)
 
     async def online_write_batch_async(
         self,
@@ -232,16 +242,27 @@ class PackedRedisOnlineStore(OnlineStore):  # type: ignore[misc] # Feast has no 
         return self._async_clients[key]
 
 
+def refuse_future(view: str, time_us: int) -> None:
+    """Check the event time of a row.
+
+    Raises
+    ------
+    BadInputError
+        If it lies too far in the future.
+    """
+    if time_us > (time.time() + MAX_FUTURE_S) * 1_000_000:
+        when = datetime.fromtimestamp(time_us / 1_000_000, UTC)
+        raise BadInputError(
+            f"a row of {view} is dated {when.isoformat()}, more than {MAX_FUTURE_S} s in the future: it would keep "
+            "later rows out; correct its event time"
+        )
+
+
 def _packed(table: FeatureView, data: Sequence[FeastRow]) -> ViewRows:
     view = FeastView(table)
-    limit = time.time() + MAX_FUTURE_S
     for _, _, when, _ in data:
         aware = when.replace(tzinfo=UTC) if when.tzinfo is None else when
-        if aware.timestamp() > limit:
-            raise BadInputError(
-                f"a row of {table.name} is dated {aware.isoformat()}, more than {MAX_FUTURE_S} s in the future: it "
-                "would keep later rows out; correct its event time"
-            )
+        refuse_future(table.name, int(aware.timestamp() * 1_000_000))
     entities = [view.entities(key) for key, *_ in data]
     second = [field for _, field in entities if field is not None]
     return ViewRows(table.name, [first for first, _ in entities], view.pack(data), second or None)

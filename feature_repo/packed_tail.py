@@ -25,7 +25,7 @@ from feature_repo.rows import I64, RecentEvents
 from feature_repo.views import CATALOG_FIELDS, CATALOG_VIEW, NULL_INT, RECENT_EVENTS, RECENT_FIELDS, RECENT_VIEW
 
 #: NumPy type of the elements of a list of numbers, as stored.
-_ELEMENTS: Final = {
+ELEMENTS: Final = {
     "list[int8]": "<i1",
     "list[int32]": "<i4",
     "list[int64]": "<i8",
@@ -105,7 +105,7 @@ def tail_codec(kind: str) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any
         return bytes, bytes
     if kind == "list[string]":
         return encode_strings, decode_strings
-    dtype = np.dtype(_ELEMENTS[kind])
+    dtype = np.dtype(ELEMENTS[kind])
     return lambda values: np.asarray(values, dtype).tobytes(), lambda data: np.frombuffer(data, dtype)
 
 

@@ -44,6 +44,8 @@ ADAPTERS_TOP = {
     "feature_repo/feast_reads.py": {"feast"},
     "feature_repo/feature_definitions.py": {"feast"},
     "feature_repo/protobuf_rows.py": {"feast"},
+    "feature_repo/arrow_rows.py": {"feast"},
+    "feature_repo/batch_engine.py": {"feast"},
     "feature_repo/offline_store.py": {"feast"},
     "feature_repo/online_store.py": {"feast"},
 }
