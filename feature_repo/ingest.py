@@ -44,7 +44,7 @@ _RETRY_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 _FENCED: Final = -1
 #: Errors of Redis that pass by themselves: full, its disk full, being replaced, starting. Inside a script they come as
 #: plain errors with the code in the text; they strike before the first write of a script, so it wrote nothing.
-_PASSING_CODES = re.compile(r"\b(OOM|MISCONF|READONLY|LOADING|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|TRYAGAIN)\b")
+_PASSING_CODES = re.compile(r"\b(OOM|MISCONF|READONLY|UNBLOCKED|LOADING|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|TRYAGAIN)\b")
 
 
 @dataclass(slots=True)
@@ -207,8 +207,9 @@ class IngestWorker:
             self._log.append(decode_entries(entries))
         self._unlogged = 0
         self.status.log_watermark = self._log.watermark
-        if self._log.watermark:
-            self._client.xtrim(key, minid=stream_id_of(min(self._log.watermark, self.status.watermark)))
+        behind = stream_id_of(min(self._log.watermark, self.status.watermark))
+        while self._log.watermark and self._client.xtrim(key, minid=behind):
+            pass  # it removes 10,000 at most at a time, which keeps Redis free for others
 
     def run(self, stop: threading.Event, on_ready: Callable[[IngestStatus], None] | None = None) -> None:
         """Work until told to stop; Redis or the log's disk being away is waited out.
@@ -298,7 +299,7 @@ class IngestWorker:
             raise
         except OSError as error:
             self.status.log_errors += 1
-            self._unlogged = max(self._unlogged, 1)
+            self._unlogged = 1  # due by time alone: trying at every batch would leave no time for the features
             logger.warning("ingest cannot write the offline log, the events stay in the stream: %s", error)
 
     def _drain_quarantine(self, now: float) -> None:

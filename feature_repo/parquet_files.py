@@ -12,11 +12,15 @@ import pyarrow.parquet as pq
 def write_whole(table: pa.Table, path: Path) -> None:
     """Write a Parquet file, safely on disk when this returns."""
     temporary = path.with_name(f".{path.stem}.tmp")
-    with temporary.open("wb") as handle:
-        pq.write_table(table, handle, compression="zstd", coerce_timestamps="us")
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as handle:
+            pq.write_table(table, handle, compression="zstd", coerce_timestamps="us")
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # on a full disk every attempt would leave another one
+        raise
     sync(path.parent)
 
 

@@ -70,7 +70,8 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
     """
     client = redis if redis is not None else connect(settings)
     metrics = Metrics()
-    guard = RedisGuard(settings.redis_timeout_ms / 1000)
+    # One breaker for reads, one for writes: a Redis that is full, read-only or slow to write can still be read.
+    guard, write_guard = (RedisGuard(settings.redis_timeout_ms / 1000) for _ in range(2))
     reader = AsyncOnlineReader(client, settings.project)
     state = ServingState(ItemTableSource(reader, now_us), hidden=load_hidden(settings.hidden_items_path))
     loader = ReleaseLoader(settings, client, state, metrics)
@@ -81,7 +82,7 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
     recommendations = RecommendationService(
         state, reads, impressions, metrics, now_us, all_candidates_share=settings.impression_all_candidates_share
     )
-    entry, new_items = StreamEntry(settings, client, guard, metrics), NewItems(settings.max_items)
+    entry, new_items = StreamEntry(settings, client, write_guard, metrics), NewItems(settings.max_items)
     events = EventIntake(settings, entry, new_items, state, metrics, now_us)
     items = ItemIntake(settings, entry, new_items, state, metrics, now_us)
     observe(metrics, state, impressions, now_us)
@@ -137,7 +138,7 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
         score_routes(ScoreService(state, reads, now_us)),
         event_routes(events),
         admin_routes(state, reads, now_us),
-        health_routes(state, guard, metrics, now_us),
+        health_routes(state, guard, write_guard, metrics, now_us),
     ):
         app.include_router(router)
     app.add_middleware(MeasuredApp, metrics=metrics)

@@ -13,7 +13,9 @@ from serving.redis_client import RedisGuard
 from serving.state import ServingState
 
 
-def health_routes(state: ServingState, guard: RedisGuard, metrics: Metrics, now_us: Callable[[], int]) -> APIRouter:
+def health_routes(
+    state: ServingState, guard: RedisGuard, write_guard: RedisGuard, metrics: Metrics, now_us: Callable[[], int]
+) -> APIRouter:
     """Make the routes."""
     router = APIRouter(tags=["health"])
 
@@ -32,6 +34,8 @@ def health_routes(state: ServingState, guard: RedisGuard, metrics: Metrics, now_
         problems = state.all_problems()
         if guard.failing:
             problems.append("Redis does not answer; users' features are not read")
+        if write_guard.failing:
+            problems.append("Redis takes no events (gone, full or read-only): they are refused with 503")
         release, table = state.release, state.table
         content = Readiness(
             status="not_ready" if not state.ready else "degraded" if problems else "ready",

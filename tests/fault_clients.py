@@ -87,11 +87,13 @@ class Customer(threading.Thread):
         seed: float,
         *,
         pause_s: float = 0.05,
+        largest: int = 12,
         patience_s: float = 90.0,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self.told = Told()
         self._way, self._rng, self._pause_s, self._patience_s = way, random.Random(seed), pause_s, patience_s
+        self._largest = largest
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
 
@@ -105,7 +107,7 @@ class Customer(threading.Thread):
     def _serve(self, send: Send) -> None:
         number = 0
         while not self._stopping.is_set():
-            batch = [self._event(number + k) for k in range(self._rng.randint(1, 12))]
+            batch = [self._event(number + k) for k in range(self._rng.randint(1, self._largest))]
             number += len(batch)
             self._deliver(send, batch)
             if self._rng.random() < 0.2:

@@ -26,7 +26,13 @@ _ROOT = Path(__file__).parent.parent
 
 def fault_settings(home: Path, **fields: Any) -> Settings:
     """Settings of a shop whose Redis is its own, to be killed."""
-    known = {"project": "shop", "redis_port": any_free_port(), "api_port": any_free_port(), "item_refresh_ms": 100}
+    known = {
+        "project": "shop",
+        "redis_port": any_free_port(),
+        "api_port": any_free_port(),
+        "item_refresh_ms": 100,
+        "user_events_per_s": 0,
+    }
     known["user_events_per_s"] = 0  # a dozen users send what a shop's thousands would
     return Settings(home=home, mlflow_tracking_uri="http://127.0.0.1:9", **(known | fields))
 
@@ -120,6 +126,11 @@ class Shop:
 
     def log(self, name: str) -> str:
         return Path(self.running[name].record.log).read_text("utf-8", errors="replace")
+
+    def previous_log(self, name: str) -> str:
+        """What the run before said."""
+        path = Path(self.running[name].record.log + ".1")
+        return path.read_text("utf-8", errors="replace") if path.is_file() else ""
 
     def signal(self, name: str, number: signal.Signals) -> None:
         os.kill(self.running[name].pid, number)
