@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from feature_repo.errors import BadInputError
+from feature_repo.errors import BadInputError, NotFoundError, UnavailableError
 from larder.progress import progress
 from larder.session import settings_of
 
 if TYPE_CHECKING:
     from feature_repo.datasets import ImportReport
+    from feature_repo.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Import a data set; say what a project has.")
 
@@ -27,16 +30,30 @@ def import_(
     ] = None,
     events: Annotated[int | None, typer.Option(min=1, help="How many events the simulator makes.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the simulator (default: setting seed).")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="A file of events (Parquet, CSV, JSON lines) instead of a data set; replaces the history."),
+    ] = None,
+    before: Annotated[
+        str | None, typer.Option(help="Of the file only what happened before this ISO time (or 'now').")
+    ] = None,
 ) -> None:
     """Import a data set as the history of a project (its name is the project's unless --project names one).
+
+    A file of events replaces the project's history; its catalogue stays. What happened later than --before can be
+    loaded live (larder events load): nothing may be in both.
 
     Examples
     --------
       larder data import --dataset simulator --events 200000 --end now
       larder data import --dataset online_retail
+      larder --project shop data import --file events.parquet --before 2026-01-31
     """
     from feature_repo.datasets import load_dataset, shift_to, write_dataset
 
+    if file is not None:
+        _import_file(settings_of(ctx), file, None if before is None else parse_end(before))
+        return
     settings = settings_of(ctx, dataset)
     until = None if end is None else parse_end(end)
     options = {key: value for key, value in {"n_events": events, "seed": seed}.items() if value is not None}
@@ -61,7 +78,48 @@ def status(ctx: typer.Context) -> None:
     from feature_repo.event_log import read_report
 
     settings = settings_of(ctx)
-    _show(read_report(settings), settings.project)
+    try:
+        _show(read_report(settings), settings.project)
+    except NotFoundError:
+        if not settings.events_dir.is_dir():  # nor live events
+            raise
+    _show_refused(settings)
+
+
+def _import_file(settings: Settings, file: Path, before: datetime | None) -> None:
+    from feature_repo.adapters.event_file import load
+    from feature_repo.datasets import read_items, write_dataset
+    from feature_repo.events import ITEM_SCHEMA
+
+    try:
+        items = read_items(settings)
+    except NotFoundError:
+        items = ITEM_SCHEMA.empty_table()
+    with progress(f"load {file.name}"):
+        loaded = load(file, items, before=before)
+    with progress(f"write {settings.root}"):
+        report = write_dataset(loaded, settings)
+    _show(report, settings.project)
+
+
+def _show_refused(settings: Settings) -> None:
+    """Say what the API refused, and what waits in quarantine files."""
+    import pyarrow.parquet as pq
+
+    from feature_repo.quarantine import refused_counts
+    from feature_repo.redis_scripts import connect
+
+    try:
+        with closing(connect(settings, timeout_ms=2_000)) as client:
+            counts = refused_counts(client, settings.project)
+    except UnavailableError as error:
+        print(f"  what the API refused is not known: {error}")
+    else:
+        print(f"  {sum(counts.values()):>9,} live rows refused by the API")
+        for reason, count in counts.items():
+            print(f"  {count:>11,} {reason}")
+    for path in sorted(settings.quarantine_dir.glob("*.parquet")):
+        print(f"  {pq.read_metadata(path).num_rows:>9,} rows in {path}")
 
 
 def parse_end(text: str) -> datetime:
