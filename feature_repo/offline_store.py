@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import tempfile
+import time
 import uuid
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-import duckdb
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from feast.data_source import DataSource
+from feast.errors import EntityTimestampInferenceException
 from feast.feature_view import FeatureView
-from feast.infra.offline_stores.file_source import FileSource, SavedDatasetFileStorage
+from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
-from feature_repo.asof_sql import ROW, TIME, Source, join_sql, latest_recent_sql, latest_sql, recent_sql
-from feature_repo.errors import BadInputError, ConflictError, NotFoundError
-from feature_repo.events import TIMESTAMP
+from feature_repo.asof_join import MEMORY_LIMIT, Join, Progress, connected, joined_batches, joined_table
+from feature_repo.asof_sql import Source, latest_recent_sql, latest_sql
+from feature_repo.entity_rows import entity_rows
+from feature_repo.errors import BadInputError, NotFoundError
 from feature_repo.offline_layout import layout_hashes, read_manifest
+from feature_repo.retrieval_job import DuckDBRetrievalJob, Result
 from feature_repo.views import RECENT_VIEW, VIEWS
 
 #: Tag of a feature view with its maximal age in µs.
@@ -39,54 +42,8 @@ class DuckDBAsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc] 
     )
     path: str
     """Directory of the offline store; paths of file sources are relative to it."""
-
-
-class DuckDBRetrievalJob(RetrievalJob):  # type: ignore[misc] # Feast has no types
-    """A query that runs when its result is asked for."""
-
-    def __init__(
-        self,
-        query: Callable[[], pa.Table],
-        *,
-        full_feature_names: bool = False,
-        on_demand_feature_views: list[OnDemandFeatureView] | None = None,
-        metadata: RetrievalMetadata | None = None,
-    ) -> None:
-        self._query = query
-        self._full_feature_names = full_feature_names
-        self._on_demand_feature_views = on_demand_feature_views or []
-        self._metadata = metadata
-
-    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        return self._query()
-
-    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
-        frame: pd.DataFrame = self._query().to_pandas()
-        return frame
-
-    @property
-    def full_feature_names(self) -> bool:
-        """Whether features are called view__feature."""
-        return self._full_feature_names
-
-    @property
-    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        """On-demand feature views Feast computes on the result."""
-        return self._on_demand_feature_views
-
-    @property
-    def metadata(self) -> RetrievalMetadata | None:
-        """Which features were asked for."""
-        return self._metadata
-
-    def persist(
-        self, storage: SavedDatasetFileStorage, allow_overwrite: bool = False, timeout: int | None = None
-    ) -> None:
-        """Write the result as one Parquet file."""
-        path = Path(storage.file_options.uri)
-        if path.exists() and not allow_overwrite:
-            raise ConflictError(f"{path} exists; allow overwriting it or choose another path")
-        pq.write_table(self.to_arrow(), path, coerce_timestamps="us", allow_truncated_timestamps=True)
+    memory_limit: str = MEMORY_LIMIT
+    """What DuckDB may hold in memory before it goes through temporary files."""
 
 
 class DuckDBAsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast has no types
@@ -106,37 +63,59 @@ class DuckDBAsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast has no
         """Join features to entity rows as they were at each row's time; see Feast's `OfflineStore`.
 
         Every row comes back, in the order given, with all its columns; features of entities that are not known then,
-        or not any more (`max_age_us`), are null.
+        or not any more (`max_age_us`), are null. Entity rows are a DataFrame, the path of a Parquet file or of a
+        directory of them, or a query in DuckDB's SQL. Arrival times are respected always, as with Feast's
+        `filter_by_created_timestamp`.
         """
-        if not isinstance(entity_df, pd.DataFrame) or kwargs:
-            raise BadInputError("this offline store takes entity rows as a DataFrame, without a range of time")
-        time = infer_event_timestamp_from_entity_df(dict(zip(entity_df.columns, entity_df.dtypes, strict=True)))
+        if unknown := sorted(set(kwargs) - {"filter_by_created_timestamp"}):
+            raise BadInputError(f"this offline store takes entity rows, without a range of time ({', '.join(unknown)})")
+        with tempfile.TemporaryDirectory(prefix="larder-entities-") as work:
+            schema = entity_rows(entity_df, Path(work)).schema
+        time_column = _time_column(schema)
+        odfvs = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
+        _check_request_data(odfvs, schema.names)
+        limit = config.offline_store.memory_limit
 
-        def query() -> pa.Table:
-            result = pa.Table.from_pandas(entity_df, preserve_index=False)
-            with _connection() as connection:
-                for view in feature_views:
-                    columns = _requested(view, feature_refs, full_feature_names=full_feature_names)
-                    source = _source(config, view.batch_source, view.join_keys, view.tags)
-                    if not columns:
-                        continue
-                    keys = [view.projection.join_key_map.get(key, key) for key in view.join_keys]
-                    connection.register("spine", _spine(result, keys, view.join_keys, time))
-                    build = recent_sql if view.name == RECENT_VIEW else join_sql
-                    joined = connection.sql(f"{build(source, columns, 'spine')} ORDER BY {ROW}").to_arrow_table()
-                    for name in columns:
-                        result = result.append_column(name, joined[name])
-            return result
+        def joins() -> list[Join]:
+            wanted = [(v, _requested(v, feature_refs, full_feature_names=full_feature_names)) for v in feature_views]
+            return [
+                Join(
+                    _source(config, view.batch_source, view.join_keys, _max_age_us(view)),
+                    columns,
+                    [view.projection.join_key_map.get(key, key) for key in view.join_keys],
+                    recent=view.name == RECENT_VIEW,
+                )
+                for view, columns in wanted
+                if columns
+            ]
+
+        def table() -> pa.Table:
+            with tempfile.TemporaryDirectory(prefix="larder-entities-") as work:
+                return joined_table(entity_rows(entity_df, Path(work)), joins(), time_column, memory_limit=limit)
+
+        def batches(work: Path, on_progress: Progress) -> Iterator[pa.Table]:
+            entities, wanted = entity_rows(entity_df, work), joins()
+            steps = iter(range(1, len(wanted) + 1))
+            total = entities.rows * (len(wanted) + 1)
+            done = 0
+
+            def one_view() -> None:
+                on_progress(entities.rows * next(steps), total)
+
+            for batch in joined_batches(entities, wanted, time_column, work, memory_limit=limit, on_step=one_view):
+                yield batch
+                done += batch.num_rows
+                on_progress(entities.rows * len(wanted) + done, total)
 
         return DuckDBRetrievalJob(
-            query,
+            Result(table, batches),
             full_feature_names=full_feature_names,
-            on_demand_feature_views=OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
+            on_demand_feature_views=odfvs,
             metadata=RetrievalMetadata(
                 features=feature_refs,
-                keys=[name for name in entity_df.columns if name != time],
-                min_event_timestamp=entity_df[time].min(),
-                max_event_timestamp=entity_df[time].max(),
+                keys=[name for name in schema.names if name != time_column],
+                min_event_timestamp=entity_df[time_column].min() if isinstance(entity_df, pd.DataFrame) else None,
+                max_event_timestamp=entity_df[time_column].max() if isinstance(entity_df, pd.DataFrame) else None,
             ),
         )
 
@@ -182,7 +161,8 @@ class DuckDBAsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast has no
         if directory.is_file():
             raise BadInputError(f"rows can be added to a directory of Parquet files only, not to the file {directory}")
         directory.mkdir(parents=True, exist_ok=True)
-        staged = directory / f".{uuid.uuid4()}"
+        # Names in the order of writing: among rows of the same times the one written last counts.
+        staged = directory / f".{time.time_ns():020d}-{uuid.uuid4()}"
         pq.write_table(table, staged, coerce_timestamps="us", allow_truncated_timestamps=True)
         staged.rename(directory / f"{staged.name[1:]}.parquet")
         if progress is not None:
@@ -194,33 +174,44 @@ class DuckDBAsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast has no
             data_source.validate(config=config)
 
 
-def _connection() -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect()
-    connection.execute("SET TimeZone = 'UTC'")
-    return connection
-
-
 def _path(config: RepoConfig, source: FileSource) -> Path:
     return Path(config.offline_store.path, source.path)
 
 
-def _source(config: RepoConfig, source: DataSource, entities: list[str], tags: dict[str, str]) -> Source:
+def _source(config: RepoConfig, source: DataSource, entities: list[str], max_age_us: int | None) -> Source:
     """Find the files of a data source."""
     if not isinstance(source, FileSource):
         raise BadInputError(f"this offline store reads file sources, not {type(source).__name__}")
-    if source.path in layout_hashes():
+    ours = source.path in layout_hashes()
+    seq = None
+    if ours:
         directory = Path(config.offline_store.path)
         manifest = read_manifest(directory)
-        files, seq = manifest.files(directory, source.path), None
+        files = manifest.files(directory, source.path)
         if manifest.superseding(source.path) and source.path in VIEWS:
             seq = VIEWS[source.path].seq_column
     else:
-        path, seq = _path(config, source), source.created_timestamp_column or None
+        path = _path(config, source)
         files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise NotFoundError(f"no rows of {source.path} in {config.offline_store.path}; run `larder features backfill`")
-    max_age = tags.get(MAX_AGE_TAG)
-    return Source(files, entities, source.timestamp_field, seq, None if max_age is None else int(max_age))
+    return Source(
+        files,
+        entities,
+        source.timestamp_field,
+        created=None if ours else source.created_timestamp_column or None,
+        folded=ours,
+        tie_breaker=seq,
+        max_age_us=max_age_us,
+    )
+
+
+def _max_age_us(view: FeatureView) -> int | None:
+    """Return when a view's rows are too old: by our tag, and by Feast's `ttl` where a user's own view has one."""
+    ages = [int(view.tags[MAX_AGE_TAG])] if MAX_AGE_TAG in view.tags else []
+    if view.ttl:
+        ages.append(view.ttl // timedelta(microseconds=1))
+    return min(ages, default=None)
 
 
 def _requested(view: FeatureView, feature_refs: list[str], *, full_feature_names: bool) -> dict[str, str]:
@@ -230,17 +221,25 @@ def _requested(view: FeatureView, feature_refs: list[str], *, full_feature_names
     return {f"{name}__{feature}" if full_feature_names else feature: feature for feature in features}
 
 
-def _spine(entities: pa.Table, keys: list[str], names: list[str], time: str) -> pa.Table:
-    """Return the entity rows with what a join needs: number, time in µs and keys."""
-    if missing := [key for key in keys if key not in entities.column_names]:
-        raise BadInputError(f"the entity rows have no column {missing[0]!r}; they have: {entities.column_names}")
-    columns = {ROW: pa.array(np.arange(entities.num_rows)), TIME: entities[time].cast(TIMESTAMP, safe=False)}
-    return pa.table(columns | {name: _key(entities[key]) for name, key in zip(names, keys, strict=True)})
+def _time_column(schema: pa.Schema) -> str:
+    """Return the column with the entity rows' times, as Feast finds it."""
+    dtypes = schema.empty_table().to_pandas().dtypes
+    try:
+        name: str = infer_event_timestamp_from_entity_df(dict(dtypes))
+    except EntityTimestampInferenceException:
+        name = ""
+    if name not in schema.names or not pa.types.is_timestamp(schema.field(name).type):
+        columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
+        raise BadInputError(f"the entity rows have no column of times 'event_timestamp'; they have: {columns}")
+    return name
 
 
-def _key(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a key column as plain strings or integers; an empty or categorical one has another type."""
-    return column if pa.types.is_integer(column.type) else column.cast(pa.string())
+def _check_request_data(odfvs: list[OnDemandFeatureView], names: list[str]) -> None:
+    """Refuse entity rows without what on-demand features need; Feast itself checks DataFrames only."""
+    for view in odfvs:
+        for name in view.get_request_data_schema():
+            if name not in names:
+                raise BadInputError(f"{view.name} needs the column {name!r}; the entity rows have: {', '.join(names)}")
 
 
 def _pull(
@@ -255,7 +254,7 @@ def _pull(
 ) -> RetrievalJob:
     first = -(2**62) if start is None else _us(start)
     last = 2**62 if end is None else _us(end)
-    source = _source(config, data_source, keys, {})
+    source = _source(config, data_source, keys, None)
     if data_source.path != RECENT_VIEW:
         sql = latest_sql(source, columns, (first, last), latest=latest)
     elif latest:
@@ -263,11 +262,20 @@ def _pull(
     else:
         raise BadInputError(f"{RECENT_VIEW} has lists at a given time only; its rows are the events themselves")
 
-    def query() -> pa.Table:
-        with _connection() as connection:
+    limit = config.offline_store.memory_limit
+
+    def table() -> pa.Table:
+        with tempfile.TemporaryDirectory(prefix="larder-pull-") as work, connected(Path(work), limit) as connection:
             return connection.sql(sql).to_arrow_table()
 
-    return DuckDBRetrievalJob(query)
+    def batches(work: Path, on_progress: Progress) -> Iterator[pa.Table]:
+        with connected(work, limit) as connection:
+            connection.sql(sql).write_parquet(str(work / "pulled.parquet"), compression="lz4")
+        rows = entity_rows(work / "pulled.parquet", work)
+        yield from rows.batches()
+        on_progress(rows.rows, rows.rows)
+
+    return DuckDBRetrievalJob(Result(table, batches))
 
 
 def _us(time: datetime) -> int:

@@ -93,7 +93,7 @@ def _categories(settings: Settings, items: pd.Series[str], time: pa.Array) -> pa
     files = read_manifest(directory).files(directory, CATALOG_VIEW)
     if not files:
         return pa.nulls(len(items), pa.string())
-    spine = pa.table({ROW: np.arange(len(items)), TIME: time, "item_id": pa.array(items, pa.string())})
+    spine = pa.table({ROW: np.arange(len(items)), TIME: time.cast(pa.int64()), "item_id": pa.array(items, pa.string())})
     with duckdb.connect() as connection:
         connection.register("spine", spine)
         query = join_sql(Source(files, ["item_id"]), {"category": "item_category"}, "spine")

@@ -47,6 +47,7 @@ ADAPTERS_TOP = {
     "feature_repo/arrow_rows.py": {"feast"},
     "feature_repo/batch_engine.py": {"feast"},
     "feature_repo/offline_store.py": {"feast"},
+    "feature_repo/retrieval_job.py": {"feast"},
     "feature_repo/online_store.py": {"feast"},
 }
 

@@ -12,6 +12,7 @@ from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.types import Int64, String
 
 from feature_repo import feature_definitions
+from feature_repo.asof_join import replacing
 from feature_repo.backfill import backfill
 from feature_repo.errors import BadInputError, ConflictError, NotFoundError
 from feature_repo.offline_store import DuckDBAsOfOfflineStore
@@ -83,34 +84,83 @@ def test_full_names_and_saved_results(store: FeatureStore, tmp_path: Path) -> No
         job.persist(SavedDatasetFileStorage(path=str(path)))
 
 
-def test_a_feature_view_of_a_users_own(store: FeatureStore, settings: Settings) -> None:
-    """A Parquet directory of one's own joins like ours; among rows of one time the last created counts."""
-    shop = Entity(name="branch", join_keys=["branch"], value_type=ValueType.INT64)
-    source = FileSource(path="own", timestamp_field="at", created_timestamp_column="created", name="own")
-    view = FeatureView(
-        name="own",
-        entities=[shop],
-        schema=[Field(name="branch", dtype=Int64), Field(name="stock", dtype=Int64), Field(name="note", dtype=String)],
-        source=source,
-        ttl=timedelta(0),
+def own_view(name: str, *, created: str = "created", tags: dict[str, str] | None = None) -> tuple[Entity, FeatureView]:
+    branch = Entity(name="branch", join_keys=["branch"], value_type=ValueType.INT64)
+    source = FileSource(path=name, timestamp_field="at", created_timestamp_column=created, name=name)
+    schema = [Field(name="branch", dtype=Int64), Field(name="stock", dtype=Int64), Field(name="note", dtype=String)]
+    return branch, FeatureView(
+        name=name, entities=[branch], schema=schema, source=source, ttl=timedelta(0), tags=tags or {}
     )
+
+
+def test_a_feature_view_of_a_users_own(store: FeatureStore, settings: Settings) -> None:
+    """A Parquet directory of one's own joins like ours: known strictly after its time and its arrival."""
+    branch, view = own_view("own")
     rows = pd.DataFrame({"branch": [1, 1, 1], "at": START, "created": [START, START + HOUR, START], "stock": [4, 5, 6]})
     table = pa.Table.from_pandas(rows.assign(note="x"))
     written: list[int] = []
     DuckDBAsOfOfflineStore.offline_write_batch(store.config, view, table.slice(0, 2), written.append)
     DuckDBAsOfOfflineStore.offline_write_batch(store.config, view, table.slice(2), None)
     assert written == [2]
-    store.apply([shop, view])
-    entities = pd.DataFrame({"branch": [2, 1, 1], "event_timestamp": pd.DatetimeIndex([START, START - US, START])})
+    store.apply([branch, view])
+    times = [START + US, START, START + US, START + HOUR, START + HOUR + US]
+    entities = pd.DataFrame({"branch": [2, 1, 1, 1, 1], "event_timestamp": pd.DatetimeIndex(times)})
     result = store.get_historical_features(entities, features=["own:stock", "own:note"]).to_df()
-    assert result["stock"].fillna(-1).tolist() == [-1, -1, 5]
+    assert result["stock"].fillna(-1).tolist() == [-1, -1, 6, 6, 5], "of rows of the same times the last written counts"
+
+
+def test_entity_rows_from_files_and_queries(store: FeatureStore, tmp_path: Path) -> None:
+    """A Parquet file, a directory of them and a query give the rows of a DataFrame, in memory and streamed."""
+    times = pd.DatetimeIndex([START + HOUR * h for h in (9, 2, 0, 1)])
+    entities = pd.DataFrame({"user_id": ["u", "v", "cold", "u"], "event_timestamp": times, "label": [1, 2, 3, 4]})
+    features = ["user_stats:user_views", "user_recent_items:recent_item_ids"]
+    expected = store.get_historical_features(entities, features=features).to_arrow()
+    assert expected["label"].to_pylist() == [1, 2, 3, 4]
+    (tmp_path / "rows").mkdir()
+    for number in (0, 1):
+        entities[number * 2 : number * 2 + 2].to_parquet(tmp_path / "rows" / f"{number}.parquet", index=False)
+    entities.to_parquet(tmp_path / "rows.parquet", index=False)
+    query = f"SELECT * FROM '{tmp_path}/rows.parquet' ORDER BY label"  # noqa: S608 - our own path
+    for source in (str(tmp_path / "rows"), str(tmp_path / "rows.parquet"), query, entities):
+        job = store.get_historical_features(source, features=features)
+        assert job.to_arrow().to_pylist() == expected.to_pylist()
+        assert job.to_parquet(tmp_path / "out.parquet") == 4
+        assert pq.read_table(tmp_path / "out.parquet").to_pylist() == expected.to_pylist()
+    empty = store.get_historical_features(entities[:0], features=features)
+    assert empty.to_parquet(tmp_path / "out.parquet") == 0
+    assert pq.read_schema(tmp_path / "out.parquet").names == expected.column_names
+    assert sorted(path.name for path in tmp_path.glob(".out*")) == []
+
+
+def test_a_failed_or_second_run_leaves_the_file(store: FeatureStore, tmp_path: Path) -> None:
+    entities = pd.DataFrame({"user_id": ["u"], "event_timestamp": pd.DatetimeIndex([START + HOUR])})
+    job = store.get_historical_features(entities, features=["user_stats:user_views"])
+    path = tmp_path / "out.parquet"
+    path.write_text("as before")
+    with pytest.raises(BadInputError, match="no column 'nothing'"):
+        job.to_parquet(path, columns={"x": "nothing"})
+    with replacing(path) as work:
+        with pytest.raises(ConflictError, match="another run is writing"):
+            job.to_parquet(path)
+        (work / "result").write_text("as before")
+    assert path.read_text() == "as before"
+    assert [p.name for p in tmp_path.iterdir() if "out" in p.name] == ["out.parquet"]
 
 
 def test_refusals(store: FeatureStore, settings: Settings) -> None:
     with pytest.raises(BadInputError, match="folded from events"):
         DuckDBAsOfOfflineStore.offline_write_batch(store.config, feature_definitions.user_stats, pa.table({}), None)
-    with pytest.raises(BadInputError, match="as a DataFrame"):
-        store.get_historical_features("SELECT 1", features=["user_stats:user_views"])
+    for entities, message in (
+        (7, "not int"),
+        ("SELECT 1 AS user_id", "no column of times"),
+        ("SELECT nothing", "query for entity rows failed"),
+    ):
+        with pytest.raises(BadInputError, match=message):
+            store.get_historical_features(entities, features=["user_stats:user_views"])
+    with pytest.raises(NotFoundError, match=r"no entity rows in nowhere\.parquet"):
+        store.get_historical_features("nowhere.parquet", features=["user_stats:user_views"])
+    with pytest.raises(BadInputError, match="without a range of time"):
+        store.get_historical_features(start_date=START, features=["user_stats:user_views"])
     entities = pd.DataFrame({"user": ["u"], "event_timestamp": pd.DatetimeIndex([START])})
     with pytest.raises(BadInputError, match="no column 'user_id'"):
         store.get_historical_features(entities, features=["user_stats:user_views"]).to_df()
