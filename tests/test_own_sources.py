@@ -13,7 +13,7 @@ import pytest
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore
 from feast.types import Int64, String
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -39,8 +39,9 @@ FEATURE_SCHEMA = pa.schema(
 )
 
 times = st.integers(0, 6).map(lambda n: START + n * SECOND)
+# Mostly one key, so that rows meet.
 keys = st.fixed_dictionaries(
-    {"branch": st.sampled_from(["a", "b", "é", "日本", "a b'\"", ""]), "shelf": st.integers(1, 2)}
+    {"branch": st.sampled_from(["é", "é", "é", "é", "日本", "a b'\"", ""]), "shelf": st.sampled_from([1, 1, 1, 2])}
 )
 
 
@@ -57,7 +58,18 @@ def feature_row(draw: st.DrawFn) -> Row:
 
 entities = st.lists(
     st.builds(lambda key, time: key | {"event_timestamp": time}, keys, st.one_of(times, times, times, st.none())),
+    min_size=4,
     max_size=12,
+)
+
+
+def stock(row: Row) -> Row:
+    return {"branch": "a", "shelf": 1, "created": row["at"], "stock": 1, "note": None} | row
+
+
+OLD_FACT_COMES_LATE = (
+    [stock({"at": START, "created": START + 4 * SECOND}), stock({"at": START + SECOND, "stock": 2})],
+    [{"branch": "a", "shelf": 1, "event_timestamp": START + n * SECOND} for n in (1, 2, 6)],
 )
 
 
@@ -121,6 +133,7 @@ def joined(join: Join, frame: pd.DataFrame, directory: Path) -> list[Any]:
 @given(
     st.lists(feature_row(), max_size=25), entities, st.booleans(), st.sampled_from([None, MAX_AGE]), st.integers(1, 3)
 )
+@example(*OLD_FACT_COMES_LATE, with_created=True, max_age=None, files=1)
 @hypothesis_settings(max_examples=60, deadline=None)
 def test_equals_a_slow_search(
     rows: list[Row], wanted: list[Row], with_created: bool, max_age: timedelta | None, files: int
@@ -143,7 +156,7 @@ def test_equals_a_slow_search(
         assert [n for batch in batches for n in batch["n"].to_pylist()] == list(range(len(wanted)))
 
 
-@given(st.lists(feature_row(), max_size=20), st.lists(feature_row(), min_size=1, max_size=20), entities)
+@given(st.lists(feature_row(), max_size=20), st.lists(feature_row(), min_size=6, max_size=20), entities)
 @hypothesis_settings(max_examples=30, deadline=None)
 def test_what_arrives_at_or_after_a_rows_time_changes_nothing(
     rows: list[Row], more: list[Row], wanted: list[Row]
@@ -211,7 +224,7 @@ def by_number(frame: pd.DataFrame) -> list[Any]:
     return list(frame[["n", "stock", "note"]].where(frame.notna(), None).itertuples(index=False, name=None))
 
 
-@given(st.lists(feature_row(), max_size=25), entities, st.sampled_from([timedelta(0), MAX_AGE]))
+@given(st.lists(feature_row(), min_size=6, max_size=25), entities, st.sampled_from([timedelta(0), MAX_AGE]))
 @hypothesis_settings(max_examples=25, deadline=None)
 def test_equals_feasts_store_where_that_is_right(
     stores: BothStores, rows: list[Row], wanted: list[Row], ttl: timedelta
@@ -226,10 +239,6 @@ def test_equals_feasts_store_where_that_is_right(
     just_before = frame.assign(event_timestamp=frame["event_timestamp"] - timedelta(microseconds=1))
     theirs = stores.read(just_before, feast=True, ttl=ttl, filter_by_created_timestamp=True)
     assert by_number(stores.read(frame, feast=False, ttl=ttl)) == by_number(theirs)
-
-
-def stock(row: Row) -> Row:
-    return {"branch": "a", "shelf": 1, "created": row["at"], "stock": 1, "note": None} | row
 
 
 def stocks(frame: pd.DataFrame) -> list[Any]:
