@@ -35,6 +35,7 @@ HEAVY = {"feast", "mlflow", "evidently", "catboost", "lightgbm", "xgboost", "imp
 ADAPTERS = {
     "deployment/registry.py": {"mlflow"},
     "feature_repo/store.py": {"feast"},
+    "larder/benches/offline_joins.py": {"feast"},
     "serving/bundle.py": {"catboost"},
     "training/fit_ranker.py": {"catboost"},
     "training/fit_generators.py": {"implicit"},

@@ -133,8 +133,8 @@ def joined(join: Join, frame: pd.DataFrame, directory: Path) -> list[Any]:
 @given(
     st.lists(feature_row(), max_size=25), entities, st.booleans(), st.sampled_from([None, MAX_AGE]), st.integers(1, 3)
 )
-@example(*OLD_FACT_COMES_LATE, with_created=True, max_age=None, files=1)
-@hypothesis_settings(max_examples=60, deadline=None)
+@example(*OLD_FACT_COMES_LATE, True, None, 1)
+@hypothesis_settings(max_examples=25, deadline=None)
 def test_equals_a_slow_search(
     rows: list[Row], wanted: list[Row], with_created: bool, max_age: timedelta | None, files: int
 ) -> None:
@@ -157,7 +157,7 @@ def test_equals_a_slow_search(
 
 
 @given(st.lists(feature_row(), max_size=20), st.lists(feature_row(), min_size=6, max_size=20), entities)
-@hypothesis_settings(max_examples=30, deadline=None)
+@hypothesis_settings(max_examples=12, deadline=None)
 def test_what_arrives_at_or_after_a_rows_time_changes_nothing(
     rows: list[Row], more: list[Row], wanted: list[Row]
 ) -> None:

@@ -14,6 +14,8 @@ app = typer.Typer(rich_markup_mode=None)
 
 #: Name to what it measures; each is a module of `larder/benches` with `run(settings) -> (figures, targets)`.
 BENCHES = {
+    "offline_joins": "point-in-time joins beside Feast's DuckDB store, and memory while streaming to Parquet",
+    "backfill": "time and memory of a backfill from 0.1 M to 10 M events",
     "simulator": "how fast the simulator makes and the fold folds 1 M events",
     "quality": "the two-stage model against the baselines on Online Retail, final cut, times as published",
 }
