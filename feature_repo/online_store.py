@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import redis
 import redis.asyncio
@@ -56,7 +57,10 @@ class PackedRedisOnlineStore(OnlineStore):  # type: ignore[misc] # Feast has no 
         self._reader: redis.Redis | None = None
         self._writer: redis.Redis | None = None
         self._views = FeastViews()
-        self._async_clients: dict[tuple[int, bool], redis.asyncio.Redis] = {}
+        # By event loop (weakly: the next one may get the same address) and whether it writes.
+        self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[bool, redis.asyncio.Redis]] = (
+            WeakKeyDictionary()
+        )
 
     @property
     def async_supported(self) -> SupportedAsyncMethods:
@@ -218,9 +222,10 @@ class PackedRedisOnlineStore(OnlineStore):  # type: ignore[misc] # Feast has no 
             if client is not None:
                 client.close()
         self._reader = self._writer = None
-        clients, self._async_clients = self._async_clients, {}
-        for async_client in clients.values():
-            await async_client.aclose()
+        clients, self._async_clients = self._async_clients, WeakKeyDictionary()
+        for of_loop in clients.values():
+            for async_client in of_loop.values():
+                await async_client.aclose()
 
     def _delete(self, config: RepoConfig, tables: Sequence[FeatureView]) -> None:
         if not tables:
@@ -234,12 +239,12 @@ class PackedRedisOnlineStore(OnlineStore):  # type: ignore[misc] # Feast has no 
 
     def _async_client(self, config: RepoConfig, *, write: bool = False) -> redis.asyncio.Redis:
         """Return the client of the running event loop: connections cannot be used from another one."""
-        key = (id(asyncio.get_running_loop()), write)
-        if key not in self._async_clients:
+        clients = self._async_clients.setdefault(asyncio.get_running_loop(), {})
+        if write not in clients:
             options: PackedRedisOnlineStoreConfig = config.online_store
             timeout_ms = options.write_timeout_ms if write else options.timeout_ms
-            self._async_clients[key] = connect_to_async(options.host, options.port, timeout_ms)
-        return self._async_clients[key]
+            clients[write] = connect_to_async(options.host, options.port, timeout_ms)
+        return clients[write]
 
 
 def refuse_future(view: str, time_us: int) -> None:
