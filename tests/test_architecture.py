@@ -36,6 +36,7 @@ ADAPTERS = {
     "deployment/registry.py": {"mlflow"},
     "feature_repo/store.py": {"feast"},
     "larder/benches/offline_joins.py": {"feast"},
+    "larder/benches/feature_reads.py": {"feast"},
     "serving/bundle.py": {"catboost"},
     "training/fit_ranker.py": {"catboost"},
     "training/fit_generators.py": {"implicit"},
