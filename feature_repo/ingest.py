@@ -1,8 +1,8 @@
 """Ingest: the one worker that folds the event stream into the online rows and writes the offline log behind.
 
-Exactly once in effect: a batch's rows and the watermark are written by one script, which refuses if the watermark is
-not where the batch was read (another worker, or one that came back from a long pause). Rows keep the `seq` they hold.
-The stream is trimmed only behind both the watermark and the log.
+Exactly once in effect: rows keep the `seq` they hold, and the watermark moves when all rows of a batch are written
+(ingest_write.py says in which order). Scripts refuse if the watermark is not where the batch was read (another worker,
+or one that came back from a long pause). The stream is trimmed only behind both the watermark and the log.
 """
 
 from __future__ import annotations
@@ -22,26 +22,28 @@ import redis
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from feature_repo.errors import ConflictError, UnavailableError
-from feature_repo.events import LOG_SCHEMA, SEQ_COUNTER_BITS, stream_id_of
+from feature_repo.events import LOG_SCHEMA, SEQ_COUNTER_BITS
 from feature_repo.ingest_log import LiveLog
+from feature_repo.ingest_write import BatchWriter
 from feature_repo.item_changes import ItemChange
 from feature_repo.micro_batch import MicroBatch
-from feature_repo.online_keys import checked_project, events_key, status_key, watermark_key
+from feature_repo.online_keys import checked_project, status_key, watermark_key
 from feature_repo.quarantine import QuarantineDrain
-from feature_repo.redis_scripts import script_text
 from feature_repo.row_index import refuse_earlier_rows
 from feature_repo.settings import Settings
 from feature_repo.stream import StreamBatch, decode_entries
+from feature_repo.stream_reader import KeptBatches, StreamReader
 
 logger = logging.getLogger(__name__)
 
-#: Events folded at a time; Redis answers nobody else while the rows of a batch are written (about 10 µs an event).
-BATCH_EVENTS: Final = 250
-LOG_EVENTS: Final = 5_000
+#: Events folded at a time at most. A batch has as many as wait: few, unless ingest is behind; in large ones users and
+#: items meet more often, while each row is read and written once.
+BATCH_EVENTS: Final = 2_000
+#: Events per file of the log, and how many are kept in memory for it.
+LOG_EVENTS: Final = 50_000
 LOG_EVERY_S: Final = 2.0
 STATUS_EVERY_S: Final = 1.0
 _RETRY_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
-_FENCED: Final = -1
 #: Errors of Redis that pass by themselves: full, its disk full, being replaced, starting. Inside a script they come as
 #: plain errors with the code in the text; they strike before the first write of a script, so it wrote nothing.
 _PASSING_CODES = re.compile(r"\b(OOM|MISCONF|READONLY|UNBLOCKED|LOADING|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|TRYAGAIN)\b")
@@ -108,7 +110,9 @@ class IngestWorker:
         self._project = checked_project(settings.project)
         self._client = client
         self._batch_events = batch_events
-        self._write = client.register_script(script_text("ingest_write"))
+        self._stream = StreamReader(client, settings.project)
+        self._kept = KeptBatches(LOG_EVENTS)
+        self._rows = BatchWriter(client, settings.project)
         self._quarantine = QuarantineDrain(settings, client)
         self._log: LiveLog | None = None
         self._attempted = 0
@@ -166,19 +170,16 @@ class IngestWorker:
         ConflictError
             If another writer has moved the watermark: this worker must stop.
         redis.exceptions.RedisError
-            If Redis fails; the batch is then written as a whole or not at all.
+            If Redis fails; part of the batch may be written then, and folding it again is safe.
         """
-        asked_ms = _now_ms()
-        after = stream_id_of(self.status.watermark)
-        answer: Any = self._client.xread({events_key(self._project): after}, self._batch_events, wait_ms or None)
-        # RESP2 answers a list of (key, entries), RESP3 a dict of key to entries in one more list.
-        streams = list(answer.values()) if isinstance(answer, dict) else [entries for _, entries in answer or ()]
-        if not streams:
+        asked_ms, before = _now_ms(), self.status.watermark
+        entries = self._stream.after(before, self._batch_events, wait_ms)
+        if not entries:
             self.status.lag_ms, self.status.current_ms = 0, asked_ms
             return 0
-        entries = streams[0] if not isinstance(answer, dict) else streams[0][0]
         batch = decode_entries(entries)
         self._fold(batch)
+        self._kept.add(before, batch)
         self.status.events += batch.table.num_rows
         self.status.item_changes += len(batch.changes)
         self.status.batches += 1
@@ -198,18 +199,22 @@ class IngestWorker:
         """
         if self._log is None:
             raise AssertionError("flush before start")
-        key = events_key(self._project)
-        while self._log.watermark < self.status.watermark:
-            after, until = stream_id_of(self._log.watermark), stream_id_of(self.status.watermark)
-            entries: Any = self._client.xrange(key, f"({after}", until, LOG_EVENTS)
-            if not entries:
+        log, kept = self._log, self._kept
+        while log.watermark < self.status.watermark:
+            until = kept.after if kept.batches else self.status.watermark
+            entries = self._stream.between(log.watermark, until) if log.watermark < until else []
+            if entries:
+                log.append(decode_entries(entries))
+            elif kept.batches:
+                log.append(kept.joined())
+                kept.batches.clear()
+            else:
                 break
-            self._log.append(decode_entries(entries))
+        kept.batches.clear()
         self._unlogged = 0
-        self.status.log_watermark = self._log.watermark
-        behind = stream_id_of(min(self._log.watermark, self.status.watermark))
-        while self._log.watermark and self._client.xtrim(key, minid=behind):
-            pass  # it removes 10,000 at most at a time, which keeps Redis free for others
+        self.status.log_watermark = log.watermark
+        if log.watermark:
+            self._stream.trim(min(log.watermark, self.status.watermark))
 
     def run(self, stop: threading.Event, on_ready: Callable[[IngestStatus], None] | None = None) -> None:
         """Work until told to stop; Redis or the log's disk being away is waited out.
@@ -255,13 +260,9 @@ class IngestWorker:
 
     def _fold(self, batch: StreamBatch) -> None:
         work = MicroBatch(self._project, batch.table, batch.changes)
-        pipeline = self._client.pipeline(transaction=False)
-        for command in work.read_commands():
-            pipeline.execute_command(*command)  # type: ignore[no-untyped-call] # redis-py has no types there
-        work.fold(pipeline.execute())
-        keys, arguments = work.write_arguments(self.status.watermark, batch.last_seq)
+        work.fold(self._rows.read(work))
         self._attempted = batch.last_seq
-        if self._write(keys=keys, args=arguments) == _FENCED:
+        if not self._rows.write(work, self.status.watermark, batch.last_seq):
             raise self._fenced()
         self.status.watermark = batch.last_seq
 
@@ -279,7 +280,7 @@ class IngestWorker:
     def _fenced(self) -> ConflictError:
         return ConflictError(
             f"another writer moved the watermark of project {self._project!r} away from {self.status.watermark}; this "
-            "worker stops and wrote nothing of its last batch: run exactly one `larder ingest run` per project"
+            "worker stops, nothing counts twice: run exactly one `larder ingest run` per project"
         )
 
     def _maintain(self) -> None:
@@ -314,8 +315,7 @@ class IngestWorker:
 
     def _publish(self) -> None:
         now = time.monotonic()
-        stream_entries: Any = self._client.xlen(events_key(self._project))
-        self.status.stream_entries = stream_entries
+        self.status.stream_entries = self._stream.length()
         then, events = self._rate_from
         self.status.rate = round((self.status.events - events) / (now - then), 1) if then else 0.0
         self._rate_from = (now, self.status.events)
@@ -339,7 +339,7 @@ def warm_up() -> None:
     table = pa.table([pa.array(columns[f.name], f.type) for f in LOG_SCHEMA], schema=LOG_SCHEMA)
     work = MicroBatch("warm-up", table, [(1, ItemChange("x", "x", 1))])
     work.fold([[None] * 1 for _ in work.read_commands()])
-    work.write_arguments(0, 1)
+    work.rows()
 
 
 def _passes(error: Exception) -> bool:

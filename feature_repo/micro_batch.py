@@ -1,21 +1,23 @@
-"""One micro-batch of ingest: which rows its entries touch, folding them, and the arguments of the write. PURE."""
+"""One micro-batch of ingest: which rows its entries touch, folding them, and the rows to write. PURE."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
-from feature_repo.fold import I64, State, States, encode_events, fold_events, new_state, recent_type, touches
+from feature_repo.events import EventType
+from feature_repo.fold import I64, Mask, State, encode_events, fold_events, new_state, touches
 from feature_repo.item_changes import CatalogState, ItemChange, changed
-from feature_repo.online_keys import changed_key, index_entries, row_key, row_keys, watermark_key
+from feature_repo.online_keys import row_keys
 from feature_repo.packed_row import pack_rows, unpack_rows
 from feature_repo.packed_tail import append_recent, pack_catalog, unpack_catalog_rows
+from feature_repo.row_scripts import ViewRows
 from feature_repo.views import (
     CATALOG_VIEW,
-    FOLD_VIEWS,
     ITEM_STATS,
     NULL_INT,
     RECENT_VIEW,
@@ -25,24 +27,36 @@ from feature_repo.views import (
     View,
 )
 
-_NONE: Final = -1
+#: Rows per MGET: Redis answers nobody else meanwhile.
+_ROWS_PER_READ: Final = 500
+_CODE_BITS: Final = 32
 
 
-class _Index:
-    """Numbers the entities of a view by first appearance."""
+class _Entities:
+    """The distinct values of a column, and the number of each event's among them (-1: null), shape (n,)."""
 
-    def __init__(self) -> None:
-        self.position: dict[Any, int] = {}
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        encoded = column.combine_chunks().dictionary_encode()
+        self.ids: list[str] = encoded.dictionary.to_pylist()
+        self.rows: I64 = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
 
-    def of(self, entity: Any) -> int:
-        return self.position.setdefault(entity, len(self.position))
 
-    def by_first(self) -> dict[str, list[tuple[str, int]]]:
-        """Group entities that are pairs: first entity -> (second entity, position)."""
-        groups: dict[str, list[tuple[str, int]]] = {}
-        for (first, second), position in self.position.items():
-            groups.setdefault(first, []).append((second, position))
-        return groups
+class _Pairs:
+    """The distinct pairs of two columns, those of one first entity together, and each event's number among them."""
+
+    def __init__(self, first: _Entities, second: _Entities, used: Mask) -> None:
+        keys = (first.rows[used] << _CODE_BITS) | second.rows[used]
+        distinct, inverse = np.unique(keys, return_inverse=True)
+        self.rows: I64 = np.full(len(used), -1, np.int64)
+        self.rows[used] = inverse
+        owners = distinct >> _CODE_BITS
+        self.first = [first.ids[code] for code in owners.tolist()]
+        self.second = [second.ids[code] for code in (distinct & ((1 << _CODE_BITS) - 1)).tolist()]
+        self.starts = np.flatnonzero(np.diff(owners, prepend=-1)).tolist()
+
+    def hashes(self) -> Iterator[slice]:
+        """Yield the part of each first entity."""
+        return map(slice, self.starts, [*self.starts[1:], len(self.first)])
 
 
 class MicroBatch:
@@ -64,51 +78,53 @@ class MicroBatch:
         self._changes = changes
         self._catalog: dict[str, CatalogState | None] = dict.fromkeys(change.item_id for _, change in changes)
         self._events = encode_events(table)
-        users, items, named = (table[name].to_pylist() for name in ("user_id", "item_id", "category"))
-        self._user_ids, self._item_ids = users, items
-        self._indexes = tuple(_Index() for _ in FOLD_VIEWS)
-        self._recent = _Index()
-        in_category = touches(USER_CATEGORY, self._events.etype).tolist()
-        by_user, by_item, by_pair, by_category = self._indexes
-        rows = [
-            (
-                by_user.of(user),
-                by_item.of(item),
-                by_pair.of((user, item)),
-                by_category.of((user, category)) if counts and category is not None else _NONE,
-            )
-            for user, item, category, counts in zip(users, items, named, in_category, strict=True)
-        ]
-        self._rows: I64 = np.array(rows, dtype=np.int64).reshape(-1, len(FOLD_VIEWS)).T
-        self._remembered = [e for e, code in enumerate(self._events.etype.tolist()) if recent_type(code)]
-        for e in self._remembered:
-            self._recent.of(users[e])
-        self._states: States | None = None
+        self._users, self._items = _Entities(table["user_id"]), _Entities(table["item_id"])
+        categories = _Entities(table["category"])
+        self._pairs = _Pairs(self._users, self._items, np.ones(len(self._events), np.bool_))
+        in_category = touches(USER_CATEGORY, self._events.etype) & (categories.rows >= 0)
+        self._affinities = _Pairs(self._users, categories, in_category)
+        remembered = self._events.etype != EventType.impression
+        self._remembered = table["item_id"].combine_chunks().filter(pa.array(remembered))
+        self._picked = np.flatnonzero(remembered)
+        visitors, self._owners = np.unique(self._users.rows[self._picked], return_inverse=True)
+        self._visitors = [self._users.ids[code] for code in visitors.tolist()]
+        self._states: tuple[State, ...] = ()
         self._recent_rows: list[bytes] = []
-        self._new: list[tuple[str, list[str]]] = []  # per view: (first) entities that had no row
+        self._new: list[tuple[str, list[str]]] = []
 
     @property
     def changed_items(self) -> list[str]:
         """Items whose rows the batch changes."""
-        return list(dict.fromkeys([*self._indexes[1].position, *self._catalog]))
+        return list(dict.fromkeys([*self._items.ids, *self._catalog]))
+
+    @property
+    def new(self) -> list[tuple[str, list[str]]]:
+        """Per view: (first) entities that may have had no row; to be entered into its index before it gets one."""
+        return self._new
 
     def read_commands(self) -> list[tuple[Any, ...]]:
-        """Return the commands that read the rows as they are, for one pipeline."""
-        users, items, pairs, categories = self._indexes
-        alone = [
-            (USER_STATS.name, users.position),
-            (ITEM_STATS.name, items.position),
-            (RECENT_VIEW, self._recent.position),
-        ]
-        commands: list[tuple[Any, ...]] = [
-            ("MGET", *row_keys(self._project, view, list(entities))) for view, entities in alone if entities
-        ]
-        for view, index in ((USER_ITEM, pairs), (USER_CATEGORY, categories)):
-            for first, seconds in index.by_first().items():
-                commands.append(("HMGET", row_key(self._project, view.name, first), *(second for second, _ in seconds)))
-        if self._catalog:
-            commands.append(("MGET", *row_keys(self._project, CATALOG_VIEW, list(self._catalog))))
+        """Return the commands that read the rows as they are.
+
+        Pairs and affinities are read before users and items, and written after them. So a user's row read is never
+        behind its pairs, whoever else is writing: the fold takes from pairs what it counts in users.
+        """
+        commands: list[tuple[Any, ...]] = []
+        for view, pairs in ((USER_ITEM, self._pairs), (USER_CATEGORY, self._affinities)):
+            keys = row_keys(self._project, view.name, [pairs.first[start] for start in pairs.starts])
+            commands += [("HMGET", key, *pairs.second[part]) for key, part in zip(keys, pairs.hashes(), strict=True)]
+        for view_name, entities in self._alone():
+            keys = row_keys(self._project, view_name, entities)
+            commands += [("MGET", *keys[at : at + _ROWS_PER_READ]) for at in range(0, len(keys), _ROWS_PER_READ)]
         return commands
+
+    def _alone(self) -> list[tuple[str, list[str]]]:
+        """Return the views with a key per row, and their entities."""
+        return [
+            (USER_STATS.name, self._users.ids),
+            (ITEM_STATS.name, self._items.ids),
+            (RECENT_VIEW, self._visitors),
+            (CATALOG_VIEW, list(self._catalog)),
+        ]
 
     def fold(self, replies: Sequence[Any]) -> None:
         """Fold the events into the rows read.
@@ -118,41 +134,37 @@ class MicroBatch:
         ForeignRowError
             If a stored row has another layout: nothing is known of what it holds, so nothing is written.
         """
-        answers = iter(replies)
-        users, items, pairs, categories = self._indexes
-        rows_of_users = next(answers) if users.position else []
-        rows_of_items = next(answers) if items.position else []
-        recent = next(answers) if self._recent.position else []
-        states = [_state(USER_STATS, rows_of_users), _state(ITEM_STATS, rows_of_items)]
+        values: Iterator[bytes | None] = chain.from_iterable(replies)
+        pairs, affinities = ([next(values) for _ in index.first] for index in (self._pairs, self._affinities))
+        users, items, recent, catalog = ([next(values) for _ in entities] for _, entities in self._alone())
         self._new = [
-            (USER_STATS.name, _without_row(users.position, rows_of_users)),
-            (ITEM_STATS.name, _without_row(items.position, rows_of_items)),
-            (RECENT_VIEW, _without_row(self._recent.position, recent)),
+            (USER_ITEM.name, _without_hash(self._pairs, pairs)),
+            (USER_CATEGORY.name, _without_hash(self._affinities, affinities)),
+            *(
+                (name, [entity for entity, row in zip(entities, rows, strict=True) if row is None])
+                for (name, entities), rows in zip(self._alone(), (users, items, recent, catalog), strict=True)
+            ),
         ]
-        for view, index in ((USER_ITEM, pairs), (USER_CATEGORY, categories)):
-            values: list[bytes | None] = [None] * len(index.position)
-            for seconds in index.by_first().values():
-                for (_, position), value in zip(seconds, next(answers), strict=True):
-                    values[position] = value
-            states.append(_state(view, values))
-            self._new.append((view.name, _without_row((first for first, _ in index.position), values)))
-        self._states = (states[0], states[1], states[2], states[3])
-        fold_events(self._events, self._states, (self._rows[0], self._rows[1], self._rows[2], self._rows[3]))
-        picked = self._remembered
-        etype, time, seq = (column.tolist() for column in (self._events.etype, self._events.time, self._events.seq))
+        states = (
+            _state(USER_STATS, users),
+            _state(ITEM_STATS, items),
+            _state(USER_ITEM, pairs),
+            _state(USER_CATEGORY, affinities),
+        )
+        fold_events(self._events, states, (self._users.rows, self._items.rows, self._pairs.rows, self._affinities.rows))
+        self._states = states
+        events, picked = self._events, self._picked
         self._recent_rows = append_recent(
             recent,
-            [self._recent.position[self._user_ids[e]] for e in picked],
-            [self._item_ids[e] for e in picked],
-            [etype[e] for e in picked],
-            [time[e] for e in picked],
-            [seq[e] for e in picked],
+            self._owners.astype(np.int64),
+            self._remembered,
+            events.etype[picked],
+            events.time[picked],
+            events.seq[picked],
         )
-        if self._catalog:
-            self._change_catalog(next(answers))
+        self._change_catalog(catalog)
 
     def _change_catalog(self, rows: list[bytes | None]) -> None:
-        self._new.append((CATALOG_VIEW, _without_row(self._catalog, rows)))
         for item_id, row in zip(self._catalog, unpack_catalog_rows(list(self._catalog), rows), strict=True):
             self._catalog[item_id] = None if row is None else CatalogState(*row)
         for seq, change in self._changes:
@@ -163,51 +175,31 @@ class MicroBatch:
         time, seq = (np.array(column, np.int64) for column in ([s.time for s in states], [s.seq for s in states]))
         return pack_catalog([state.item for state in states], time, seq)
 
-    def write_arguments(self, expected: int, watermark: int) -> tuple[list[str | bytes], list[Any]]:
-        """Return keys and arguments of ingest_write.lua.
-
-        Parameters
-        ----------
-        expected
-            The watermark the rows were read at.
-        watermark
-            `seq` of the last event of the batch.
-        """
-        keys: list[str | bytes] = [watermark_key(self._project), changed_key(self._project)]
-        changed = self.changed_items
-        arguments: list[Any] = [expected, watermark, len(changed), *changed]
-        buckets = [entry for view, new in self._new for entry in index_entries(self._project, view, new)]
-        keys += [key for key, _ in buckets]
-        arguments.append(len(buckets))
-        for _, entities in buckets:
-            arguments += (len(entities), *entities)
-        users, items, pairs, categories = self._indexes
-        if self._states:
-            packed = [
-                pack_rows(view, state.ints, state.floats) for view, state in zip(FOLD_VIEWS, self._states, strict=True)
-            ]
-            alone = [*packed[0], *packed[1], *self._recent_rows, *self._catalog_rows()]
-            keys += row_keys(self._project, USER_STATS.name, list(users.position))
-            keys += row_keys(self._project, ITEM_STATS.name, list(items.position))
-            keys += row_keys(self._project, RECENT_VIEW, list(self._recent.position))
-            keys += row_keys(self._project, CATALOG_VIEW, list(self._catalog))
-            arguments += [len(alone), *alone]
-            for v, index in ((2, pairs), (3, categories)):
-                made = (self._states[v].ints[:, 0] != NULL_INT).tolist()  # without those over the user's cap
-                for first, seconds in index.by_first().items():
-                    kept = [(second, packed[v][position]) for second, position in seconds if made[position]]
-                    if kept:
-                        keys.append(row_key(self._project, FOLD_VIEWS[v].name, first))
-                        arguments.append(len(kept))
-                        arguments += [second for second, _ in kept]
-                        arguments += [row for _, row in kept]
-        else:
-            arguments.append(0)
-        return keys, arguments
+    def rows(self) -> tuple[list[ViewRows], list[ViewRows]]:
+        """Return the rows as they are now: those to be written first, and those only when all of these are written."""
+        users, items, pairs, affinities = self._states
+        first = [
+            ViewRows(USER_STATS.name, self._users.ids, pack_rows(USER_STATS, users.ints, users.floats)),
+            ViewRows(ITEM_STATS.name, self._items.ids, pack_rows(ITEM_STATS, items.ints, items.floats)),
+            ViewRows(RECENT_VIEW, self._visitors, self._recent_rows),
+            ViewRows(CATALOG_VIEW, list(self._catalog), self._catalog_rows()),
+        ]
+        return first, [_made(USER_ITEM, self._pairs, pairs), _made(USER_CATEGORY, self._affinities, affinities)]
 
 
-def _without_row(entities: Iterable[str], values: Sequence[bytes | None]) -> list[str]:
-    return [entity for entity, value in zip(entities, values, strict=True) if value is None]
+def _made(view: View, pairs: _Pairs, state: State) -> ViewRows:
+    """Return the rows of pairs without those not made, because their user has all it may have."""
+    made = np.flatnonzero(state.ints[:, 0] != NULL_INT)
+    if len(made) == len(state):
+        return ViewRows(view.name, pairs.first, pack_rows(view, state.ints, state.floats), pairs.second)
+    rows = pack_rows(view, state.ints[made], state.floats[made])
+    first, second = ([names[row] for row in made.tolist()] for names in (pairs.first, pairs.second))
+    return ViewRows(view.name, first, rows, second)
+
+
+def _without_hash(pairs: _Pairs, rows: list[bytes | None]) -> list[str]:
+    """Return first entities of whom no row asked for is there: the others have a hash, so they are in the index."""
+    return [pairs.first[part.start] for part in pairs.hashes() if not any(rows[part])]
 
 
 def _state(view: View, values: list[bytes | None]) -> State:

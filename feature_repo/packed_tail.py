@@ -9,6 +9,7 @@ from itertools import accumulate, pairwise
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from feature_repo.packed_row import (
@@ -168,9 +169,7 @@ def pack_recent_runs(items: pa.StringArray, types: bytes, times: I64, seqs: I64,
     starts
         Where each user's events begin, shape (n,); at most `RECENT_EVENTS` events each.
     """
-    _, offset_buffer, text_buffer = items.buffers()
-    text = text_buffer.to_pybytes() if text_buffer is not None else b""
-    offsets = np.frombuffer(offset_buffer, "<i4")[items.offset : items.offset + len(items) + 1]
+    offsets, text = _text_of(items)
     lengths, moments = np.diff(offsets).astype("<u4").tobytes(), times.astype("<i8").tobytes()
     ends = np.append(starts[1:], len(items))
     tails: list[list[bytes | None]] = [[], [], []]
@@ -184,11 +183,11 @@ def pack_recent_runs(items: pa.StringArray, types: bytes, times: I64, seqs: I64,
 
 def append_recent(
     rows: Sequence[bytes | None],
-    owners: Sequence[int],
-    item_ids: Sequence[str],
-    types: Sequence[int],
-    times: Sequence[int],
-    seqs: Sequence[int],
+    owners: I64,
+    item_ids: pa.StringArray,
+    types: npt.NDArray[np.int8],
+    times: I64,
+    seqs: I64,
 ) -> list[bytes]:
     """Append events to packed rows of recent events, dropping the oldest over `RECENT_EVENTS`.
 
@@ -206,30 +205,43 @@ def append_recent(
     Raises
     ------
     ForeignRowError
-        If a row has another layout.
+        If a row has another layout, or lists of different length.
     """
     table = unpack_table(RECENT_LAYOUT, rows)
-    held = np.where(table.present, table.seq, 0).tolist()
-    parts = [_string_parts(strings) if strings else ((), b"") for strings in table.tails[0]]
-    lengths, texts = [list(part[0]) for part in parts], [[part[1]] for part in parts]
-    codes, moments = ([[column or b""] for column in columns] for columns in table.tails[1:])
-    newest = np.where(table.present, table.time, 0).tolist()
-    for owner, item_id, code, time, seq in zip(owners, item_ids, types, times, seqs, strict=True):
-        if seq > held[owner]:
-            held[owner], newest[owner] = seq, time
-            text = item_id.encode()
-            lengths[owner].append(len(text))
-            texts[owner].append(text)
-            codes[owner].append(code.to_bytes(1, "little"))
-            moments[owner].append(time.to_bytes(8, "little", signed=True))
+    newest, held = np.where(table.present, table.time, 0), np.where(table.present, table.seq, 0)
+    new = np.flatnonzero(seqs > held[owners])
+    order = new[np.argsort(owners[new], kind="stable")]  # each user's events together, in seq order
+    sorted_owners = owners[order]
+    bounds = np.searchsorted(sorted_owners, np.arange(len(rows) + 1))
+    last = order[np.maximum(bounds[1:] - 1, 0)] if len(order) else np.zeros(len(rows), np.int64)
+    appends = bounds[1:] > bounds[:-1]
+    newest, held = np.where(appends, times[last], newest), np.where(appends, seqs[last], held)
+    offsets, text = _text_of(item_ids.take(pa.array(order)))
+    lengths, ends, cuts = np.diff(offsets).astype("<u4").tobytes(), offsets[bounds].tolist(), bounds.tolist()
+    codes, moments = types[order].astype("<i1").tobytes(), times[order].astype("<i8").tobytes()
     tails: list[list[bytes | None]] = [[], [], []]
-    for n, words, kinds, instants in zip(lengths, texts, codes, moments, strict=True):
-        gone = sum(n[:-RECENT_EVENTS])
-        kept = n[-RECENT_EVENTS:]
-        tails[0].append(struct.pack(f"<{len(kept) + 1}I", len(kept), *kept) + b"".join(words)[gone:])
-        tails[1].append(b"".join(kinds)[-RECENT_EVENTS:])
-        tails[2].append(b"".join(instants)[-8 * RECENT_EVENTS :])
-    return _pack_recent(np.array(newest, np.int64), np.array(held, np.int64), tails)
+    for n, lists in enumerate(zip(*table.tails, strict=True)):
+        strings, kinds, instants = lists[0] or b"\0\0\0\0", lists[1] or b"", lists[2] or b""
+        start, end, old = cuts[n], cuts[n + 1], int.from_bytes(strings[:4], "little")
+        if len(kinds) != old or len(instants) != 8 * old or len(strings) < 4 + 4 * old:
+            raise ForeignRowError(f"a stored row of {RECENT_VIEW} (seq {table.seq[n]}) is damaged: its lists differ")
+        sizes = strings[4 : 4 + 4 * old] + lengths[4 * start : 4 * end]
+        words = strings[4 + 4 * old :] + text[ends[n] : ends[n + 1]]
+        gone = old + end - start - RECENT_EVENTS
+        if gone > 0:
+            words = words[sum(struct.unpack_from(f"<{gone}I", sizes)) :]
+            sizes = sizes[4 * gone :]
+        tails[0].append((len(sizes) // 4).to_bytes(4, "little") + sizes + words)
+        tails[1].append((kinds + codes[start:end])[-RECENT_EVENTS:])
+        tails[2].append((instants + moments[8 * start : 8 * end])[-8 * RECENT_EVENTS :])
+    return _pack_recent(newest, held, tails)
+
+
+def _text_of(texts: pa.StringArray) -> tuple[I64, bytes]:
+    """Return where each text begins (and the last one ends) in bytes, shape (n + 1,), and the UTF-8 of all."""
+    _, offset_buffer, text_buffer = texts.buffers()
+    offsets = np.frombuffer(offset_buffer, "<i4")[texts.offset : texts.offset + len(texts) + 1]
+    return offsets.astype(np.int64), text_buffer.to_pybytes() if text_buffer is not None else b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,11 @@ before. What Redis promises after that is the setting `redis_appendfsync` (docs/
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_type_hints
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import redis
 import redis.asyncio
@@ -20,6 +22,8 @@ from feature_repo.events import EVENT_SCHEMA, LOG_SCHEMA, SEQ_COUNTER_BITS, seq_
 from feature_repo.item_changes import ItemChange
 from feature_repo.online_keys import checked_project, events_key, seen_prefix
 from feature_repo.redis_scripts import script_text
+
+I64 = npt.NDArray[np.int64]
 
 #: How long an `event_id` is remembered. An event that happened earlier may have been counted before: backfill's work.
 SEEN_S: Final = 7 * 86_400
@@ -60,7 +64,10 @@ class AppendResult(NamedTuple):
 
 
 _ENCODE = msgspec.msgpack.Encoder().encode
-_DECODE = msgspec.msgpack.Decoder(StreamEvent).decode
+#: An event as a tuple of its columns: one step less on the way into a table than the struct.
+_ROW: Any = tuple[*get_type_hints(StreamEvent, include_extras=True).values()]  # type: ignore[misc] # made at run time
+_DECODE_ROW = msgspec.msgpack.Decoder(_ROW).decode
+_DECODE_ROWS = msgspec.msgpack.Decoder(list[_ROW]).decode
 _DECODE_CHANGE = msgspec.msgpack.Decoder(ItemChange).decode
 
 
@@ -234,23 +241,45 @@ class StreamBatch(NamedTuple):
     last_seq: int
 
 
-def decode_entries(entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> StreamBatch:
-    """Decode entries of the stream as Redis returned them; at least one."""
-    seqs: list[int] = []
-    events: list[StreamEvent] = []
+#: An entry as Redis sends it: its id, and fields and values in turn.
+Entry = tuple[bytes, list[bytes]]
+
+
+def decode_entries(entries: Sequence[Entry]) -> StreamBatch:
+    """Decode entries of the stream as Redis sends them; at least one."""
+    parts = np.array(list(map(int, b"-".join([stream_id for stream_id, _ in entries]).split(b"-"))), np.int64)
+    seqs = (parts[0::2] << SEQ_COUNTER_BITS) | parts[1::2]
+    payloads = [words[1] for _, words in entries if words[0] == b"e" and len(words) == 2]
+    if len(payloads) == len(entries):  # all are events, as nearly always: one call decodes them
+        try:
+            rows = _DECODE_ROWS(b"\xdd" + len(payloads).to_bytes(4, "big") + b"".join(payloads))
+            return StreamBatch(_table(seqs, rows), [], [], int(seqs[-1]))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            pass
+    return _decode_each(entries, seqs)
+
+
+def _decode_each(entries: Sequence[Entry], seqs: I64) -> StreamBatch:
+    events: list[tuple[Any, ...]] = []
     changes: list[tuple[int, ItemChange]] = []
     malformed: list[tuple[int, bytes]] = []
-    for stream_id, fields in entries:
-        seq, is_change = seq_from(stream_id), b"i" in fields
-        payload = fields.get(b"i" if is_change else b"e", b"")
+    is_event = np.zeros(len(entries), np.bool_)
+    for n, (seq, (_, words)) in enumerate(zip(seqs.tolist(), entries, strict=True)):
+        fields = dict(zip(words[::2], words[1::2], strict=True))
+        payload = fields.get(b"i" if b"i" in fields else b"e", b"")
         try:
-            if is_change:
+            if b"i" in fields:
                 changes.append((seq, _DECODE_CHANGE(payload)))
             else:
-                events.append(_DECODE(payload))
-                seqs.append(seq)
+                events.append(_DECODE_ROW(payload))
+                is_event[n] = True
         except (msgspec.DecodeError, UnicodeDecodeError):
             malformed.append((seq, payload))
-    columns = zip(*map(msgspec.structs.astuple, events), strict=True) if events else ([] for _ in EVENT_SCHEMA)
+    return StreamBatch(_table(seqs[is_event], events), changes, malformed, int(seqs[-1]))
+
+
+def _table(seqs: I64, rows: Sequence[tuple[Any, ...]]) -> pa.Table:
+    """Return `LOG_SCHEMA`."""
+    columns = zip(*rows, strict=True) if rows else ([] for _ in EVENT_SCHEMA)
     arrays = [pa.array(values, field.type) for values, field in zip((seqs, *columns), LOG_SCHEMA, strict=True)]
-    return StreamBatch(pa.Table.from_arrays(arrays, schema=LOG_SCHEMA), changes, malformed, seq_from(entries[-1][0]))
+    return pa.Table.from_arrays(arrays, schema=LOG_SCHEMA)

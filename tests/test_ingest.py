@@ -30,6 +30,7 @@ from feature_repo.online_keys import events_key, row_key, watermark_key
 from feature_repo.online_reader import OnlineReader
 from feature_repo.redis_scripts import connect, connect_async
 from feature_repo.stream import append_events, append_events_async, decode_entries
+from feature_repo.stream_reader import StreamReader
 from feature_repo.views import DAY_US, USER_STATS
 from tests.live_shop import (
     a_view,
@@ -306,7 +307,7 @@ def test_the_log_waits_for_its_disk_and_repeats_nothing(settings, client):
 
 def test_a_batch_appended_to_the_log_again_is_written_once(settings, client):
     append(client, settings, *(a_view(f"e{k}") for k in range(4)))
-    entries = client.xrange(events_key(settings.project))
+    entries = StreamReader(client, settings.project).after(0, 10)
     log = LiveLog(settings)
     log.append(decode_entries(entries[:2]))
     log.append(decode_entries(entries))

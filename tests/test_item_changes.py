@@ -25,6 +25,7 @@ from feature_repo.online_keys import events_key, watermark_key
 from feature_repo.online_reader import OnlineReader
 from feature_repo.redis_scripts import connect
 from feature_repo.stream import Append, append_events, decode_entries
+from feature_repo.stream_reader import StreamReader
 from feature_repo.views import CATALOG_FIELDS, DAY_US
 from tests.live_shop import ITEMS, a_view, import_history, logged_seqs
 
@@ -178,7 +179,7 @@ def test_a_crash_between_the_two_logs_loses_neither_kind(settings, client):
     append(client, settings, change("i1", price=1))
     (event,) = append_events(client, settings.project, [a_view("e")], now_us() // 1000)
     append(client, settings, change("i1", price=2))
-    entries = client.xrange(events_key(settings.project))
+    entries = StreamReader(client, settings.project).after(0, 10)
     log = LiveLog(settings)
     blocker = settings.events_dir / f"day={time.strftime('%Y-%m-%d', time.gmtime())}"
     blocker.write_text("in the way")

@@ -16,6 +16,7 @@ app = typer.Typer(rich_markup_mode=None)
 BENCHES = {
     "offline_joins": "point-in-time joins beside Feast's DuckDB store, and memory while streaming to Parquet",
     "backfill": "time and memory of a backfill from 0.1 M to 10 M events",
+    "ingest": "events a second of one ingest worker, and how soon an acknowledged event is in the features",
     "simulator": "how fast the simulator makes and the fold folds 1 M events",
     "feature_reads": "1 user + 300 items + 300 pairs by Feast's Redis store, by our store and as packed arrays",
     "quality": "the two-stage model against the baselines on Online Retail, final cut, times as published",
