@@ -19,7 +19,7 @@ from feature_repo.event_log import read_item_changes
 from feature_repo.events import stream_id_of
 from feature_repo.ingest import IngestWorker
 from feature_repo.ingest_log import LiveLog
-from feature_repo.item_changes import ItemChange, change_table, read_changes
+from feature_repo.item_changes import ItemChange, change_table, changed, read_changes
 from feature_repo.materialize import materialize
 from feature_repo.online_keys import events_key, watermark_key
 from feature_repo.online_reader import OnlineReader
@@ -158,6 +158,16 @@ def replace_times(change: ItemChange, at_us: int) -> ItemChange:
 def test_changes_come_back_from_the_log(changes):
     numbered = list(enumerate(changes, start=7))
     assert list(read_changes(change_table(numbered))) == numbered
+
+
+@given(st.lists(CHANGES, min_size=1, max_size=6), st.data())
+def test_a_change_that_is_held_already_changes_nothing(changes, data):
+    """Replaying any earlier part of the history over its end leaves the end."""
+    state = None
+    for seq, one in enumerate(changes, start=1):
+        state = changed(state, one, seq)
+    for seq in data.draw(st.lists(st.integers(1, len(changes)), max_size=6)):
+        assert changed(state, changes[seq - 1], seq) is state
 
 
 def test_materialise_does_not_undo_a_newer_change(settings, client):

@@ -19,6 +19,8 @@ BENCHES = {
     "ingest": "events a second of one ingest worker, and how soon an acknowledged event is in the features",
     "simulator": "how fast the simulator makes and the fold folds 1 M events",
     "feature_reads": "1 user + 300 items + 300 pairs by Feast's Redis store, by our store and as packed arrays",
+    "item_table": "staleness of the item table with 20,000 items and 1,000 events a second, and what a refresh costs",
+    "heavy_entity": "batches in a shop with a user and an item of 200,000 events, beside a shop without them",
     "quality": "the two-stage model against the baselines on Online Retail, final cut, times as published",
 }
 
