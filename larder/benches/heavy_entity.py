@@ -65,7 +65,7 @@ class _Shop:
         self.worker.start()
 
     def batch_s(self, rng: np.random.Generator, special: int = 0) -> float:
-        """Append one batch, `special` events of it by the heavy user and on the hot item each; return its folding time."""
+        """Append one batch, `special` events of it by the heavy user and on the hot item each; return its fold time."""
         now_us = time.time_ns() // 1000
         users = [f"u{n}" for n in rng.integers(0, _USERS, _BATCH)]
         items = rng.integers(0, _ITEMS, _BATCH).tolist()
