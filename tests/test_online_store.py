@@ -23,6 +23,8 @@ from feature_repo.online_keys import row_key
 from feature_repo.online_reader import OnlineReader
 from feature_repo.online_store import PackedRedisOnlineStore
 from feature_repo.packed_row import ForeignRowError, pack_rows
+from feature_repo.protobuf_rows import FeastView
+from feature_repo.read_request import RowsOf
 from feature_repo.redis_scripts import connect
 from feature_repo.row_scripts import ViewRows
 from feature_repo.row_writer import write_rows
@@ -289,12 +291,33 @@ def test_rows_past_their_age_are_missing(config):
     assert rows_of(store, "aging", [{"user_id": "old"}, {"user_id": "young"}], ["n"]) == [{"n": None}, {"n": 1}]
 
 
-def test_a_changed_schema_is_refused_not_misread(config):
+def test_a_changed_schema_is_refused_not_misread(config, client, settings):
     store = opened(config, view_of("plain", [USER], {"n": Int64}))
     store.write_to_online_store("plain", pd.DataFrame([{"user_id": "u", "at": NOW, "n": 1}]))
-    store.apply([view_of("plain", [USER], {"m": Float64})])
-    with pytest.raises(ForeignRowError, match="of plain"):
-        rows_of(store, "plain", [{"user_id": "u"}], ["m"])
+    changed = view_of("plain", [USER], {"m": Float64})
+    store.apply([changed])
+    online, asked = store._get_provider().online_store, {"features": ["plain:m"], "entity_rows": [{"user_id": "u"}]}
+    key = EntityKey(join_keys=["user_id"], entity_values=[Value(string_val="u")])
+
+    async def closing(read):
+        try:
+            return await read
+        finally:
+            await online.close()
+
+    for read in (
+        lambda: store.get_online_features(**asked),
+        lambda: asyncio.run(closing(store.get_online_features_async(**asked))),
+        lambda: online.online_read(store.config, changed, [key]),
+        lambda: asyncio.run(closing(online.online_read_async(store.config, changed, [key]))),
+    ):
+        with pytest.raises(ForeignRowError, match="of plain"):
+            read()
+    reader = OnlineReader(client, settings.project)
+    (rows,) = reader.read([RowsOf(FeastView(changed).layout, ["u"])], 0)
+    assert (rows.present.tolist(), rows.values("m"), reader.malformed) == ([False], [None], 1)
+    online.online_write_batch(store.config, changed, [(key, {"m": Value(double_val=0.5)}, NOW, None)], None)
+    assert rows_of(store, "plain", [{"user_id": "u"}], ["m"]) == [{"m": 0.5}]
 
 
 def test_a_view_of_ours_with_another_column_is_refused(config):
