@@ -21,6 +21,7 @@ BENCHES = {
     "feature_reads": "1 user + 300 items + 300 pairs by Feast's Redis store, by our store and as packed arrays",
     "item_table": "staleness of the item table with 20,000 items and 1,000 events a second, and what a refresh costs",
     "heavy_entity": "batches in a shop with a user and an item of 200,000 events, beside a shop without them",
+    "feature_writes": "rows written per second, and their memory: Feast's stock path, our engine, the bulk writer",
     "quality": "the two-stage model against the baselines on Online Retail, final cut, times as published",
 }
 
