@@ -29,6 +29,7 @@ from feature_repo.read_request import (
     Stored,
     layout_of_request,
 )
+from feature_repo.redis_commands import run, run_async
 from feature_repo.rows import NO_RECENT_EVENTS, Rows, UserRows, null_rows, within_max_age
 from feature_repo.views import ITEM_STATS, USER_CATEGORY, USER_ITEM, USER_STATS
 
@@ -196,13 +197,8 @@ class OnlineReader:
         return self._queries.decode_watermark(self._run(self._queries.watermark()))
 
     def _run(self, commands: list[Command]) -> list[Any]:
-        if not commands:
-            return []
         try:
-            pipeline = self._client.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)  # type: ignore[no-untyped-call] # redis-py has no types there
-            return pipeline.execute(raise_on_error=False)
+            return run(self._client, commands, raise_on_error=False)
         except (RedisError, OSError) as error:
             _unavailable(error)
 
@@ -277,13 +273,8 @@ class AsyncOnlineReader:
         return self._queries.decode_watermark(await self._run(self._queries.watermark()))
 
     async def _run(self, commands: list[Command]) -> list[Any]:
-        if not commands:
-            return []
         try:
-            pipeline = self._client.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
-            return await pipeline.execute(raise_on_error=False)
+            return await run_async(self._client, commands, raise_on_error=False)
         except (RedisError, OSError) as error:
             _unavailable(error)
 

@@ -30,6 +30,7 @@ from feature_repo.online_keys import base_key, checked_project
 from feature_repo.packed_row import ForeignRowError
 from feature_repo.protobuf_rows import FeastRow, FeastView, ReadRow, is_ours
 from feature_repo.read_request import Command
+from feature_repo.redis_commands import run, run_async
 from feature_repo.redis_scripts import connect_to, connect_to_async
 from feature_repo.row_index import delete_rows
 from feature_repo.row_scripts import ViewRows
@@ -44,6 +45,8 @@ class PackedRedisOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc] 
     )
     host: str = "127.0.0.1"
     port: int = 6399
+    #: Whether that is a node of a Redis Cluster.
+    cluster: bool = False
     #: Longest wait of a read, as part of a request.
     timeout_ms: int = 50
     #: Longest wait of a write or deletion, which is not.
@@ -184,19 +187,13 @@ class PackedRedisOnlineStore(OnlineStore):  # type: ignore[misc] # Feast has no 
         if self._reader is None:
             self._reader = _connect(config)
         try:
-            pipeline = self._reader.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)  # type: ignore[no-untyped-call] # redis-py has no types there
-            return pipeline.execute()
+            return run(self._reader, commands)
         except (RedisError, OSError) as error:
             raise _failed(error) from error
 
     async def _ask_async(self, config: RepoConfig, commands: list[Command]) -> list[Any]:
         try:
-            pipeline = self._async_client(config).pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
-            return await pipeline.execute()
+            return await run_async(self._async_client(config), commands)
         except (RedisError, OSError) as error:
             raise _failed(error) from error
 
@@ -243,7 +240,7 @@ class PackedRedisOnlineStore(OnlineStore):  # type: ignore[misc] # Feast has no 
         if write not in clients:
             options: PackedRedisOnlineStoreConfig = config.online_store
             timeout_ms = options.write_timeout_ms if write else options.timeout_ms
-            clients[write] = connect_to_async(options.host, options.port, timeout_ms)
+            clients[write] = connect_to_async(options.host, options.port, timeout_ms, cluster=options.cluster)
         return clients[write]
 
 
@@ -275,7 +272,8 @@ def _packed(table: FeatureView, data: Sequence[FeastRow]) -> ViewRows:
 
 def _connect(config: RepoConfig, *, write: bool = False) -> redis.Redis:
     options: PackedRedisOnlineStoreConfig = config.online_store
-    return connect_to(options.host, options.port, options.write_timeout_ms if write else options.timeout_ms)
+    timeout_ms = options.write_timeout_ms if write else options.timeout_ms
+    return connect_to(options.host, options.port, timeout_ms, cluster=options.cluster)
 
 
 def _failed(error: BaseException) -> LarderError:

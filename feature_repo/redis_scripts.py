@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from feature_repo.errors import UnavailableError
 from feature_repo.settings import Settings
 
 _DIRECTORY = Path(__file__).parent
@@ -36,22 +38,38 @@ def connect(settings: Settings, *, timeout_ms: int | None = None) -> redis.Redis
         Another timeout, for work outside requests.
     """
     timeout_ms = settings.redis_timeout_ms if timeout_ms is None else timeout_ms
-    return connect_to(settings.redis_host, settings.redis_port, timeout_ms)
+    return connect_to(settings.redis_host, settings.redis_port, timeout_ms, cluster=settings.redis_cluster)
 
 
 def connect_async(settings: Settings, *, timeout_ms: int | None = None) -> redis.asyncio.Redis:
     """Return the asynchronous twin of `connect`."""
     timeout_ms = settings.redis_timeout_ms if timeout_ms is None else timeout_ms
-    return connect_to_async(settings.redis_host, settings.redis_port, timeout_ms)
+    return connect_to_async(settings.redis_host, settings.redis_port, timeout_ms, cluster=settings.redis_cluster)
 
 
-def connect_to(host: str, port: int, timeout_ms: int) -> redis.Redis:
-    """Return a client for raw bytes. The library's own timeouts and retries would hang a request for half a minute."""
+def connect_to(host: str, port: int, timeout_ms: int, *, cluster: bool = False) -> redis.Redis:
+    """Return a client for raw bytes. The library's own timeouts and retries would hang a request for half a minute.
+
+    Raises
+    ------
+    UnavailableError
+        If a cluster cannot be reached; a single server is looked for when it is first asked.
+    """
+    if cluster:
+        try:
+            # It has the same commands; what it does not have is in redis_commands.py.
+            client = redis.RedisCluster(host=host, port=port, **_limits(timeout_ms), retry=Retry(NoBackoff(), 0))
+        except (RedisError, OSError) as error:
+            raise UnavailableError(f"the Redis Cluster did not answer: {type(error).__name__}: {error}") from error
+        return cast("redis.Redis", client)
     return redis.Redis(host=host, port=port, **_limits(timeout_ms), retry=Retry(NoBackoff(), 0))
 
 
-def connect_to_async(host: str, port: int, timeout_ms: int) -> redis.asyncio.Redis:
+def connect_to_async(host: str, port: int, timeout_ms: int, *, cluster: bool = False) -> redis.asyncio.Redis:
     """Return the asynchronous twin of `connect_to`."""
+    if cluster:
+        limits, retry = _limits(timeout_ms), AsyncRetry(NoBackoff(), 0)
+        return cast("redis.asyncio.Redis", redis.asyncio.RedisCluster(host=host, port=port, **limits, retry=retry))
     return redis.asyncio.Redis(host=host, port=port, **_limits(timeout_ms), retry=AsyncRetry(NoBackoff(), 0))
 
 

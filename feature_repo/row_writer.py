@@ -43,10 +43,21 @@ def write_rows(client: redis.Redis, project: str, batch: ViewRows) -> int:
         If Redis fails.
     """
     try:
-        run(client, index_commands(project, batch))
-        return _per_slot(client, project, batch) if is_cluster(client) else _stream(client, scripts_of(project, batch))
+        return store_rows(client, project, batch)
     except (RedisError, OSError) as error:
         raise _failed(batch.view, error) from error
+
+
+def store_rows(client: redis.Redis, project: str, batch: ViewRows) -> int:
+    """Write rows as `write_rows` does, for a caller that deals with Redis' errors itself.
+
+    Raises
+    ------
+    redis.exceptions.RedisError
+        If Redis fails.
+    """
+    run(client, index_commands(project, batch))
+    return _per_slot(client, project, batch) if is_cluster(client) else _stream(client, scripts_of(project, batch))
 
 
 async def write_rows_async(client: redis.asyncio.Redis, project: str, batch: ViewRows) -> int:

@@ -30,6 +30,7 @@ class Settings:
     data_dir: Path = _doc(Path("../shared/data"), "Directory of the real data sets (env DATA_DIR is read as well).")
     redis_host: str = _doc("127.0.0.1", "Host of the Redis that holds features, the event stream and the plan.")
     redis_port: int = _doc(6399, "Port of that Redis; the embedded one takes the next free port if it is in use.")
+    redis_cluster: bool = _doc(False, "Whether that Redis is a node of a Redis Cluster; true or false.")
     redis_timeout_ms: int = _doc(50, "Longest wait for Redis inside a request.")
     redis_appendfsync: str = _doc(
         "everysec",
@@ -172,13 +173,18 @@ class Settings:
         return cls(**{name: _cast(names[name].default, name, value) for name, value in values.items()})
 
 
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
+
 def _cast(default: Any, name: str, value: Any) -> Any:
     """Convert a value from a file or the environment to the type of the setting's default."""
     try:
         if isinstance(default, Path):
             return Path(value)
-        if isinstance(default, int) and not isinstance(default, bool):
+        if isinstance(default, bool):
+            return value if isinstance(value, bool) else _FLAGS[str(value).lower()]
+        if isinstance(default, int):
             return int(value)
         return type(default)(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, KeyError):
         raise SettingsError(f"setting {name} must be {type(default).__name__}, not {value!r}") from None

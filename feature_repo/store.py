@@ -56,6 +56,7 @@ def feast_environment(settings: Settings) -> dict[str, str]:
         "LARDER_OFFLINE_DIR": str(settings.offline_dir.resolve()),
         "LARDER_REDIS_HOST": settings.redis_host,
         "LARDER_REDIS_PORT": str(settings.redis_port),
+        "LARDER_REDIS_CLUSTER": str(settings.redis_cluster).lower(),
         "LARDER_REDIS_TIMEOUT_MS": str(settings.redis_timeout_ms),
     }
 

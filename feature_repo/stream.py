@@ -21,6 +21,7 @@ from feature_repo.errors import BadInputError, UnavailableError
 from feature_repo.events import EVENT_SCHEMA, LOG_SCHEMA, SEQ_COUNTER_BITS, seq_of
 from feature_repo.item_changes import ItemChange
 from feature_repo.online_keys import checked_project, events_key, seen_prefix
+from feature_repo.redis_commands import is_cluster
 from feature_repo.redis_scripts import script_text
 
 I64 = npt.NDArray[np.int64]
@@ -136,8 +137,8 @@ def run_appends(client: redis.Redis, appends: Sequence[Append]) -> list[AppendRe
     """
     script, asked = client.register_script(_TEXT), [append for append in appends if append.keys]
     try:
-        if len(asked) == 1:
-            replies = [script(keys=asked[0].keys, args=asked[0].arguments)]
+        if len(asked) == 1 or is_cluster(client):
+            replies = [script(keys=append.keys, args=append.arguments) for append in asked]
         else:
             pipeline = client.pipeline(transaction=False)
             for append in asked:

@@ -39,14 +39,12 @@ class StreamReader:
         if not answer:
             return []
         # RESP2 answers a list of (key, entries), RESP3 a dict.
-        entries: list[Entry] = next(iter(answer.values())) if isinstance(answer, dict) else answer[0][1]
-        return entries
+        return _as_sent(next(iter(answer.values())) if isinstance(answer, dict) else answer[0][1])
 
     def between(self, after: int, until: int) -> list[Entry]:
         """Return the next entries after one `seq` and up to another, some thousands at most."""
         bounds = f"({stream_id_of(after)}", stream_id_of(until)
-        answers: list[list[Entry]] = ask(self._client, [("XRANGE", self._key, *bounds, "COUNT", _READ_ENTRIES)])
-        return answers[0]
+        return _as_sent(ask(self._client, [("XRANGE", self._key, *bounds, "COUNT", _READ_ENTRIES)])[0])
 
     def trim(self, seq: int) -> None:
         """Remove what comes before `seq`, or most of it, in portions that keep Redis free for others."""
@@ -57,6 +55,13 @@ class StreamReader:
         """Return how many entries the stream has."""
         answers: list[Any] = ask(self._client, [("XLEN", self._key)])
         return int(answers[0])
+
+
+def _as_sent(entries: list[Any]) -> list[Entry]:
+    """Return entries as Redis sends them; the client of a cluster makes dicts of their fields."""
+    if not entries or isinstance(entries[0][1], list):
+        return entries
+    return [(stream_id, [word for pair in fields.items() for word in pair]) for stream_id, fields in entries]
 
 
 @dataclass(slots=True)

@@ -37,6 +37,7 @@ ADAPTERS = {
     "feature_repo/store.py": {"feast"},
     "larder/benches/offline_joins.py": {"feast"},
     "larder/benches/feature_reads.py": {"feast"},
+    "larder/benches/feature_writes.py": {"feast"},
     "serving/bundle.py": {"catboost"},
     "training/fit_ranker.py": {"catboost"},
     "training/fit_generators.py": {"implicit"},
