@@ -32,6 +32,8 @@ from feature_repo.views import RECENT_VIEW, VIEWS
 
 #: Tag of a feature view with its maximal age in µs.
 MAX_AGE_TAG = "max_age_us"
+#: DuckDB rewrites "the last row of each" into an aggregate that makes 0.0 of -0.0: what is materialised is to be exact.
+_EXACT = "SET disabled_optimizers = 'top_n_window_elimination'"
 
 
 class DuckDBAsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc] # Feast has no types
@@ -266,10 +268,12 @@ def _pull(
 
     def table() -> pa.Table:
         with tempfile.TemporaryDirectory(prefix="larder-pull-") as work, connected(Path(work), limit) as connection:
+            connection.execute(_EXACT)
             return connection.sql(sql).to_arrow_table()
 
     def batches(work: Path, on_progress: Progress) -> Iterator[pa.Table]:
         with connected(work, limit) as connection:
+            connection.execute(_EXACT)
             connection.sql(sql).write_parquet(str(work / "pulled.parquet"), compression="lz4")
         rows = entity_rows(work / "pulled.parquet", work)
         yield from rows.batches()
