@@ -18,8 +18,8 @@ from feature_repo.settings import Settings
 from feature_repo.store import apply
 from feature_repo.views import CATALOG_VIEW
 
-_KEYS: Final = ("user_id", "item_id")
-_TIME: Final = "event_timestamp"
+KEYS: Final = ("user_id", "item_id")
+LABEL_TIME: Final = "event_timestamp"
 #: Rows per call of Feast, which holds every input of the features three times in memory.
 BATCH_ROWS: Final = 750_000
 
@@ -50,9 +50,9 @@ def training_frame(entities: pd.DataFrame, service: str, settings: Settings) -> 
         For an unknown service, or where nothing was backfilled yet.
     """
     features = feature_list(service)
-    _check(entities, features)
-    keys = entities[[*_KEYS, _TIME]].reset_index(drop=True)
-    time = pa.array(keys[_TIME].dt.tz_convert("UTC")).cast(TIMESTAMP, safe=False)  # nanoseconds are cut off
+    check_entities(entities, features)
+    keys = entities[[*KEYS, LABEL_TIME]].reset_index(drop=True)
+    time = pa.array(keys[LABEL_TIME].dt.tz_convert("UTC")).cast(TIMESTAMP, safe=False)  # nanoseconds are cut off
     category = _categories(settings, keys["item_id"], time)
     keys = keys.assign(category=category.to_numpy(zero_copy_only=False), now_us=time.cast(pa.int64()).to_numpy())
     store = apply(settings)  # registers our objects where they are not, or not as they are now
@@ -66,22 +66,22 @@ def training_frame(entities: pd.DataFrame, service: str, settings: Settings) -> 
     return pd.concat([entities, pd.DataFrame(columns, index=entities.index)], axis=1)
 
 
-def _check(entities: pd.DataFrame, features: tuple[str, ...]) -> None:
+def check_entities(entities: pd.DataFrame, features: tuple[str, ...]) -> None:
     """Refuse entity rows whose features could not be right."""
-    if missing := [name for name in (*_KEYS, _TIME) if name not in entities.columns]:
+    if missing := [name for name in (*KEYS, LABEL_TIME) if name not in entities.columns]:
         have = ", ".join(map(str, entities.columns)) or "none"
         raise BadInputError(f"the entity rows have no column {missing[0]!r}; their columns are: {have}")
     if taken := [name for name in features if name in entities.columns]:
         raise BadInputError(f"column {taken[0]!r} of the entity rows has the name of a feature; rename or drop it")
-    times = entities[_TIME]
+    times = entities[LABEL_TIME]
     if not isinstance(times.dtype, pd.DatetimeTZDtype):
         raise BadInputError(
-            f"{_TIME} must hold times with a zone, not {times.dtype}; use pandas.to_datetime(..., utc=True)"
+            f"{LABEL_TIME} must hold times with a zone, not {times.dtype}; use pandas.to_datetime(..., utc=True)"
         )
-    for name in (*_KEYS, _TIME):
+    for name in (*KEYS, LABEL_TIME):
         if null := int(entities[name].isna().sum()):
             raise BadInputError(f"column {name!r} of the entity rows has {null} null(s); drop those rows")
-    for name in _KEYS:
+    for name in KEYS:
         kind = pd.api.types.infer_dtype(entities[name], skipna=False)
         if kind not in ("string", "empty"):
             raise BadInputError(f"column {name!r} of the entity rows must hold text, not {kind}; use astype(str)")
@@ -89,13 +89,19 @@ def _check(entities: pd.DataFrame, features: tuple[str, ...]) -> None:
 
 def _categories(settings: Settings, items: pd.Series[str], time: pa.Array) -> pa.Array:
     """Return each item's category as the catalogue had it at the time; null where it did not know the item."""
-    directory = settings.offline_dir
-    files = read_manifest(directory).files(directory, CATALOG_VIEW)
-    if not files:
+    source = catalog_source(settings)
+    if source is None:
         return pa.nulls(len(items), pa.string())
     spine = pa.table({ROW: np.arange(len(items)), TIME: time.cast(pa.int64()), "item_id": pa.array(items, pa.string())})
     with duckdb.connect() as connection:
         connection.register("spine", spine)
-        query = join_sql(Source(files, ["item_id"]), {"category": "item_category"}, "spine")
+        query = join_sql(source, {"category": "item_category"}, "spine")
         joined = connection.sql(f"{query} ORDER BY {ROW}").to_arrow_table()
     return joined["category"].combine_chunks()
+
+
+def catalog_source(settings: Settings) -> Source | None:
+    """Return where the catalogue is; None if there is none."""
+    directory = settings.offline_dir
+    files = read_manifest(directory).files(directory, CATALOG_VIEW)
+    return Source(files, ["item_id"]) if files else None

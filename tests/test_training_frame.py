@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from feature_repo import asof_join, entity_rows
 from feature_repo import training_frame as module
 from feature_repo.asof import AsOfReader
 from feature_repo.backfill import backfill
 from feature_repo.errors import BadInputError, NotFoundError
+from feature_repo.frame_file import write_training_frame
 from feature_repo.request_features import compute, inputs_of
 from feature_repo.services import FEATURE_LISTS
 from feature_repo.settings import Settings
@@ -217,6 +219,36 @@ def test_recent_items_come_as_lists_and_rows_of_earlier_runs_are_superseded(sett
     assert [None if x is None else list(x) for x in result["recent_item_ids"]] == [None, None, ["i", "k"]]
     assert [None if x is None else list(x) for x in result["recent_types"]] == [None, None, [1, 3]]
     assert result["user_purchases"].fillna(-1).tolist() == [-1, -1, 1]
+
+
+def test_a_frame_file_is_the_frame(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From every kind of entity rows, in small batches, also with columns named like what is added on the way."""
+    filled(settings, [purchase("u", "i", 0), purchase("v", "j", 1)])
+    hours = (3, 1, 2, 0)
+    entities = labels(*((u, i, h) for h in hours for u in "uz" for i in "ix"), category="mine", now_us=1, user_views=2)
+    expected = training_frame(entities, "ranking_v1", settings)
+    entities.to_parquet(tmp_path / "rows.parquet", index=False)
+    entities.to_csv(tmp_path / "rows.csv", index=False)
+    monkeypatch.setattr(entity_rows, "BATCH_ROWS", 5)
+    monkeypatch.setattr(asof_join, "BATCH_ROWS", 3)
+    out = tmp_path / "out.parquet"
+    sources = entities, tmp_path / "rows.parquet", str(tmp_path / "rows.csv"), f"FROM '{tmp_path}/rows.parquet'"
+    for source in sources:
+        seen: list[tuple[int, int]] = []
+        rows = write_training_frame(
+            source, "ranking_v1", settings, out, on_progress=lambda *step, seen=seen: seen.append(step)
+        )
+        assert rows == len(entities)
+        assert seen[-1][0] == seen[-1][1]
+        assert seen == sorted(seen)
+        found = pd.read_parquet(out)
+        pd.testing.assert_frame_equal(found, expected, check_dtype=False)
+        assert set(found[list(FEATURE_LISTS["ranking_v1"])].dtypes) == {np.dtype(np.float32)}
+    with pytest.raises(BadInputError, match="'item_id' of the entity rows has 1 null"):
+        write_training_frame(entities.assign(item_id=[None, *["i"] * 15]), "ranking_v1", settings, out)
+    with pytest.raises(BadInputError, match="no column 'user_id'"):
+        write_training_frame("SELECT 1 AS x", "ranking_v1", settings, out)
+    pd.testing.assert_frame_equal(pd.read_parquet(out), expected, check_dtype=False)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ FEATURES = 10
 DEPTHS = {"deep": 400, "shallow": 4}
 #: Entity rows for the comparison with Feast's store over deep history: it builds every pair of an entity row and an
 #: earlier feature row before it picks one, so its memory grows with their product.
-COMPARED = 200_000
+COMPARED = 100_000
 ENTITY_ROWS = 1_000_000
 STREAMED = (250_000, 1_000_000, 4_000_000)
 _ROUNDS = 2
@@ -58,8 +58,8 @@ def run(settings: Settings) -> tuple[dict[str, float], dict[str, tuple[str, floa
     deep = f"deep_{COMPARED // 1000}k"
     figures["deep_speedup"] = _ratio(figures, f"{deep}_feast_s", f"{deep}_ours_s")
     figures["deep_memory_share"] = _ratio(figures, f"{deep}_ours_peak_gb", f"{deep}_feast_peak_gb")
-    # Ours over 1 M entity rows against theirs over a fifth of them: a floor of the speed-up at 1 M.
-    figures["deep_1m_against_feast_200k"] = _ratio(figures, f"{deep}_feast_s", "deep_1m_ours_s")
+    # Ours over 1 M entity rows against theirs over a tenth of them: a floor of the speed-up at 1 M.
+    figures["deep_1m_against_feast_100k"] = _ratio(figures, f"{deep}_feast_s", "deep_1m_ours_s")
     figures["shallow_to_bare"] = _ratio(figures, "shallow_1m_ours_s", "shallow_1m_bare_s")
     figures["stream_peak_4m_to_1m"] = _ratio(figures, "stream_4000k_peak_gb", "stream_1000k_peak_gb")
     _plot(figures, settings.results_dir / "offline_joins.png")

@@ -86,6 +86,34 @@ def materialize(ctx: typer.Context) -> None:
 
 
 @app.command()
+def frame(
+    ctx: typer.Context,
+    entities: Annotated[str, typer.Argument(help="Parquet or CSV file, directory of Parquet files, or SQL (DuckDB).")],
+    out: Annotated[Path, typer.Argument(help="The Parquet file to write.")],
+    service: Annotated[str, typer.Option(help="Feature service.")] = "ranking_v1",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Write entity rows (user_id, item_id, event_timestamp, ...) with their features, strictly as of each row's time.
+
+    Memory does not grow with the number of rows; the file appears whole or not at all, so a run that died is repeated.
+
+    Examples
+    --------
+      larder features frame labels.parquet frame.parquet
+      larder features frame labels.csv frame.parquet --service purchase_v1 --overwrite
+      larder features frame "SELECT * FROM 'labels/*.parquet' WHERE split = 'train'" frame.parquet
+    """
+    from feature_repo.errors import ConflictError
+    from feature_repo.frame_file import write_training_frame
+
+    if out.exists() and not overwrite:
+        raise ConflictError(f"{out} exists; choose another path, or --overwrite")
+    with _counting("join") as report:
+        rows = write_training_frame(entities, service, settings_of(ctx), out, on_progress=report)
+    print(f"{rows:,} rows written to {out}")
+
+
+@app.command()
 def describe(
     write: Annotated[Path | None, typer.Option(help="Write the page there instead of printing it.")] = None,
 ) -> None:
