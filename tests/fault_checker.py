@@ -13,7 +13,8 @@ import redis
 
 from feature_repo.asof import AsOfReader
 from feature_repo.backfill import backfill
-from feature_repo.datasets import read_events
+from feature_repo.datasets import read_events, read_items
+from feature_repo.event_log import read_item_changes
 from feature_repo.events import EventType
 from feature_repo.online_reader import OnlineReader
 from feature_repo.rows import Rows
@@ -42,7 +43,8 @@ def findings(settings: Settings, client: redis.Redis, told: Told, as_of_us: int)
     Backfills the whole log into the offline store.
     """
     log = read_events(settings)
-    found = [*told.findings, *_in_log(log, told)]
+    changes = read_item_changes(settings)
+    found = [*told.findings, *_in_log(log, changes, told)]
     once = _deduplicated(log)
     right = expected_views(once)
     users, items = (
@@ -62,6 +64,17 @@ def findings(settings: Settings, client: redis.Redis, told: Told, as_of_us: int)
                 ours, theirs = views[name].get(entity), rows.get(entity)
                 if _bits(ours) != _bits(theirs):
                     found.append(f"{side} {name} {entity}: {_difference(ours, theirs)}")
+    catalogue = expected_catalogue(settings, changes)
+    entries = online.read_items(list(catalogue))[1]
+    rows = {row["item_id"]: row for row in offline.catalog().to_pylist()}
+    for (item, fields), entry in zip(catalogue.items(), entries, strict=True):
+        there = {
+            "online": {name: getattr(entry, name) for name in fields},
+            "offline": {name: rows[item][f"item_{name}"] for name in fields},
+        }
+        found += [
+            f"{side} catalogue {item}: {_difference(is_, fields)}" for side, is_ in there.items() if is_ != fields
+        ]
     if online.malformed:
         found.append(f"online: {online.malformed} rows are damaged")
     return found
@@ -77,19 +90,31 @@ def expected_views(log: pa.Table) -> Views:
     return oracle(log) | {RECENT_VIEW: {user: events[-RECENT_EVENTS:] for user, events in recent.items()}}
 
 
-def _in_log(log: pa.Table, told: Told) -> list[str]:
-    ids, seqs = log["event_id"].to_pylist(), log["seq"].to_pylist()
+def expected_catalogue(settings: Settings, changes: pa.Table) -> dict[str, dict[str, Any]]:
+    """Return what the last change of each field of each item says; only items that were changed."""
+    names = ("title", "category", "price", "available", "blocked")
+    imported = {row["item_id"]: row for row in read_items(settings).to_pylist()} if changes.num_rows else {}
+    items: dict[str, dict[str, Any]] = {}
+    for change in changes.to_pylist():
+        item = items.setdefault(change["item_id"], {n: imported[change["item_id"]].get(n, False) for n in names})
+        item |= {name: change[name] for name in change["sets"]}
+    return items
+
+
+def _in_log(log: pa.Table, changes: pa.Table, told: Told) -> list[str]:
+    ids = log["event_id"].to_pylist() + changes["change_id"].to_pylist()
+    seqs = log["seq"].to_pylist() + changes["seq"].to_pylist()
     place = dict(zip(ids, seqs, strict=True))
-    found = [f"log: event {event_id} is there {n} times" for event_id, n in Counter(ids).items() if n > 1]
+    found = [f"log: {event_id} is there {n} times" for event_id, n in Counter(ids).items() if n > 1]
     found += [f"log: seq {seq} is there {n} times" for seq, n in Counter(seqs).items() if n > 1]
     for event_id, seq in told.acknowledged.items():
         if event_id not in place:
-            found.append(f"log: acknowledged event {event_id} (seq {seq}) is not there")
+            found.append(f"log: acknowledged {event_id} (seq {seq}) is not there")
         elif place[event_id] != seq:
-            found.append(f"log: event {event_id} is there as seq {place[event_id]}, acknowledged as seq {seq}")
+            found.append(f"log: {event_id} is there as seq {place[event_id]}, acknowledged as seq {seq}")
     history = {event_id for event_id in ids if event_id.startswith("history")}
     unknown = place.keys() - history - told.acknowledged.keys() - told.given_up
-    return found + [f"log: event {event_id} was never sent" for event_id in sorted(unknown)]
+    return found + [f"log: {event_id} was never sent" for event_id in sorted(unknown)]
 
 
 def _deduplicated(log: pa.Table) -> pa.Table:

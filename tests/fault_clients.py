@@ -1,4 +1,4 @@
-"""Clients that send events to a shop in trouble: what is not acknowledged they send again, as a client should."""
+"""Clients of a shop in trouble: they send events and catalogue changes, and again what was not acknowledged."""
 
 from __future__ import annotations
 
@@ -9,41 +9,48 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from feature_repo.errors import UnavailableError
 from feature_repo.redis_scripts import connect
 from feature_repo.settings import Settings
 from feature_repo.stream import append_events
-from larder_client.answers import Event
+from larder_client.answers import Event, Item
 from larder_client.calls import ApiError
 from larder_client.client import LarderClient
 from tests.live_shop import random_event
 
 USERS = [f"user {n}" for n in range(12)]
 ITEMS = [f"item-{n}" for n in range(24)]
-#: Sends a batch and returns (event_id, seq) of each, or raises UnavailableError: then it may be sent again.
+#: Sends a batch of one kind and returns (id, seq) of each, or raises UnavailableError: then it may be sent again.
 Send = Callable[[list[dict]], list[tuple[str, int]]]
 
 
 @contextmanager
 def over_http(settings: Settings) -> Iterator[Send]:
-    """Send to `POST /v1/events` by the typed client."""
+    """Send to `POST /v1/events` or `POST /v1/items` by the typed client."""
     ours = ("received_at", "category")  # the API says these
 
-    def send(batch: list[dict]) -> list[tuple[str, int]]:
+    def deliver(batch: list[dict]) -> Any:
+        if "change_id" in batch[0]:
+            return client.upsert_items([Item(**change) for change in batch])
         events = [
             Event(**{name: value for name, value in event.items() if name not in (*ours, "event_timestamp")},
                   event_timestamp=datetime.fromtimestamp(event["event_timestamp"] / 1e6, UTC))
             for event in batch
         ]  # fmt: skip
+        return client.send(events)
+
+    def send(batch: list[dict]) -> list[tuple[str, int]]:
         try:
-            answer = client.send(events)
+            answer = deliver(batch)
         except ApiError as error:
             if error.status in (0, 503):
                 raise UnavailableError(str(error)) from error
             raise
         assert answer.rejected == 0, answer
-        return [(result.event_id, result.seq) for result in answer.results]
+        name = "change_id" if "change_id" in batch[0] else "event_id"
+        return [(getattr(result, name), result.seq) for result in answer.results]
 
     with LarderClient(f"http://127.0.0.1:{settings.api_port}", timeout_s=5.0) as client:
         yield send
@@ -78,7 +85,7 @@ class Told:
 
 
 class Customer(threading.Thread):
-    """Sends random batches until stopped, some of them twice; a few that fail it gives up."""
+    """Sends random batches until stopped, some twice; a few that fail it gives up. A keeper changes items too."""
 
     def __init__(
         self,
@@ -88,12 +95,13 @@ class Customer(threading.Thread):
         *,
         pause_s: float = 0.05,
         largest: int = 12,
+        keeper: bool = False,
         patience_s: float = 90.0,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self.told = Told()
         self._way, self._rng, self._pause_s, self._patience_s = way, random.Random(seed), pause_s, patience_s
-        self._largest = largest
+        self._largest, self._keeper = largest, keeper
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
 
@@ -110,6 +118,8 @@ class Customer(threading.Thread):
             batch = [self._event(number + k) for k in range(self._rng.randint(1, self._largest))]
             number += len(batch)
             self._deliver(send, batch)
+            if self._keeper and self._rng.random() < 0.3:
+                self._deliver(send, [self._change(f"{self.name}-c{number}")])
             if self._rng.random() < 0.2:
                 self._deliver(send, self._rng.choices(batch, k=3))
             time.sleep(self._rng.uniform(0, 2 * self._pause_s))
@@ -120,6 +130,15 @@ class Customer(threading.Thread):
             event["request_id"] = None  # with one, its id is made of it
         return event
 
+    def _change(self, change_id: str) -> dict:
+        choices = {
+            "title": ["A", "Ä", None], "category": ["tea", "cups", None], "price": [199, 250, None],
+            "available": [True, False], "blocked": [True, False],
+        }  # fmt: skip
+        names = self._rng.sample(sorted(choices), self._rng.randint(1, 3))
+        fields = {name: self._rng.choice(choices[name]) for name in names}
+        return {"change_id": change_id, "item_id": self._rng.choice(ITEMS)} | fields
+
     def _deliver(self, send: Send, batch: list[dict]) -> None:
         deadline = time.monotonic() + self._patience_s
         while True:
@@ -129,14 +148,14 @@ class Customer(threading.Thread):
             except UnavailableError:
                 self.told.refused += 1
             if not self._rng.randrange(40):
-                self.told.given_up.update(event["event_id"] for event in batch)
+                self.told.given_up.update(entry.get("event_id") or entry["change_id"] for entry in batch)
                 return
             assert time.monotonic() < deadline, f"{self.name} was refused for {self._patience_s:.0f} s"
             time.sleep(0.05)
         for event_id, seq in results:
             before = self.told.acknowledged.setdefault(event_id, seq)
             if before != seq:
-                self.told.findings.append(f"acknowledged twice: event {event_id} as seq {before} and as seq {seq}")
+                self.told.findings.append(f"acknowledged twice: {event_id} as seq {before} and as seq {seq}")
 
     def stop(self) -> None:
         self._stopping.set()

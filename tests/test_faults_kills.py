@@ -55,7 +55,7 @@ def schedule(rng: random.Random, kills: int) -> list[tuple[str, bool, float]]:
 def run_kills(shop: Shop, seed: int, kills: int) -> Told:
     """Stream events from three clients while processes are killed; return what the clients know at the end."""
     rng = random.Random(seed)
-    customers = [Customer(f"client{n}", over_http(shop.settings), rng.random()) for n in range(3)]
+    customers = [Customer(f"client{n}", over_http(shop.settings), rng.random(), keeper=n == 0) for n in range(3)]
     for customer in customers:
         customer.start()
     try:
