@@ -23,6 +23,7 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, Respon
 
 from feature_repo.errors import ConflictError, UnavailableError
 from feature_repo.events import LOG_SCHEMA, SEQ_COUNTER_BITS
+from feature_repo.expiry_sweep import ExpirySweep
 from feature_repo.ingest_log import LiveLog
 from feature_repo.ingest_write import BatchWriter
 from feature_repo.item_changes import ItemChange
@@ -39,8 +40,8 @@ logger = logging.getLogger(__name__)
 #: Events folded at a time at most. A batch has as many as wait: few, unless ingest is behind; in large ones users and
 #: items meet more often, while each row is read and written once.
 BATCH_EVENTS: Final = 2_000
-#: Events per file of the log, and how many are kept in memory for it.
-LOG_EVENTS: Final = 50_000
+#: Events after which the log is written at once, without waiting for its time.
+LOG_EVENTS: Final = 10_000
 LOG_EVERY_S: Final = 2.0
 STATUS_EVERY_S: Final = 1.0
 _RETRY_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -69,6 +70,11 @@ class IngestStatus:
     #: Refused rows that wait to be written to the quarantine files, and those written since the start.
     quarantine_waiting: int = 0
     quarantine_written: int = 0
+    #: Entries of the last batch.
+    batch_entries: int = 0
+    #: Expired rows removed since the start, and how often all were looked at.
+    rows_expired: int = 0
+    expiry_rounds: int = 0
     #: Age of the newest folded event when its batch became visible; 0 while there is nothing to do.
     lag_ms: int = 0
     #: Everything accepted before this time is in the features.
@@ -111,8 +117,9 @@ class IngestWorker:
         self._client = client
         self._batch_events = batch_events
         self._stream = StreamReader(client, settings.project)
-        self._kept = KeptBatches(LOG_EVENTS)
+        self._kept = KeptBatches(LOG_EVENTS + batch_events)
         self._rows = BatchWriter(client, settings.project)
+        self._expired = ExpirySweep(client, settings.project, start=_now_ms())
         self._quarantine = QuarantineDrain(settings, client)
         self._log: LiveLog | None = None
         self._attempted = 0
@@ -183,6 +190,7 @@ class IngestWorker:
         self.status.events += batch.table.num_rows
         self.status.item_changes += len(batch.changes)
         self.status.batches += 1
+        self.status.batch_entries = len(entries)
         self.status.malformed += len(batch.malformed)
         self._unlogged += len(entries)
         self.status.current_ms = batch.last_seq >> SEQ_COUNTER_BITS
@@ -290,6 +298,7 @@ class IngestWorker:
             self._try_flush()
         if now >= self._status_due:
             self._drain_quarantine(now)
+            self._sweep()
             self._publish()
             self._status_due = now + STATUS_EVERY_S
 
@@ -312,6 +321,12 @@ class IngestWorker:
             raise
         except OSError as error:
             logger.warning("ingest cannot write the quarantine, the rows stay in Redis: %s", error)
+
+    def _sweep(self) -> None:
+        """Remove some expired rows, unless events wait."""
+        if self.status.batch_entries < self._batch_events:
+            self._expired.step(self.status.watermark)
+            self.status.rows_expired, self.status.expiry_rounds = self._expired.removed, self._expired.rounds
 
     def _publish(self) -> None:
         now = time.monotonic()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -50,13 +50,20 @@ def run(ctx: typer.Context) -> None:
 
 
 @app.command()
-def status(ctx: typer.Context) -> None:
-    """Say what the worker last reported.
+def status(
+    ctx: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False
+) -> None:
+    """Say what the worker last reported: lag, rate, the stream, the log, quarantine, expired rows.
 
-    Example:
+    Examples
+    --------
       larder ingest status
+      larder ingest status --json
     """
+    import time
     from dataclasses import asdict
+
+    import msgspec
 
     from feature_repo.ingest import read_status
     from feature_repo.redis_scripts import connect
@@ -66,5 +73,14 @@ def status(ctx: typer.Context) -> None:
         found = read_status(client, settings.project)
     if found is None:
         raise NotFoundError(f"no ingest worker of project {settings.project!r} ever ran; start `larder ingest run`")
-    for name, value in asdict(found).items():
-        print(f"{name:<14} {value}")
+    now_ms = time.time_ns() // 1_000_000
+    said = asdict(found) | {
+        "reported_s_ago": round((now_ms - found.updated_ms) / 1000, 1),
+        "age_s": round(max(now_ms - found.current_ms, 0) / 1000, 1) if found.current_ms else None,
+        "stream_full": found.stream_entries >= settings.stream_max_entries,
+    }
+    if as_json:
+        print(msgspec.json.encode(said).decode())
+        return
+    for name, value in said.items():
+        print(f"{name:<20} {value}")
