@@ -123,6 +123,14 @@ def read_report(settings: Settings) -> ImportReport:
         return ImportReport(**json.loads(path.read_text("utf-8")))
 
 
+def imported_at_us(settings: Settings) -> int:
+    """Return when the project's history was imported, µs since the epoch; 0 if it never was."""
+    try:
+        return (settings.root / _REPORT).stat().st_mtime_ns // 1000
+    except FileNotFoundError:
+        return 0
+
+
 def read_events(
     settings: Settings, *, since_seq: int = 0, until: datetime | None = None, columns: Sequence[str] | None = None
 ) -> pa.Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any, Final
 
@@ -246,7 +246,11 @@ def _text_of(texts: pa.StringArray) -> tuple[I64, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class CatalogItem:
-    """What an item is today; money in minor units, `created_at` in µs since the epoch (UTC)."""
+    """What an item is; money in minor units, `created_at` in µs since the epoch (UTC).
+
+    Where it was read from a row, `seq` is that of the change that made it so (0: as imported); it is no part of what
+    the item is.
+    """
 
     item_id: str
     title: str | None = None
@@ -255,6 +259,7 @@ class CatalogItem:
     created_at: int | None = None
     available: bool = True
     blocked: bool = False
+    seq: int = field(default=0, compare=False)
 
 
 def pack_catalog(items: Sequence[CatalogItem], time: I64, seq: I64 | None = None) -> list[bytes]:
@@ -302,7 +307,7 @@ def _catalog_rows(
     found: list[tuple[CatalogItem, int, int] | None] = []
     heads = rows.present.tolist(), rows.time.tolist(), rows.seq.tolist()
     columns = zip(item_ids, *heads, *rows.tails, rows.ints.tolist(), strict=True)
-    for item_id, present, at, seq, title, category, (price, made, *flags) in columns:
+    for item_id, present, at, seq, title, category, (price, made, available, blocked) in columns:
         if not present:
             found.append(None)
             continue
@@ -313,7 +318,8 @@ def _catalog_rows(
                 raise ForeignRowError(f"a stored row of {CATALOG_VIEW} ({item_id!r}) is damaged: {error}") from error
             found.append(None)
             continue
-        found.append((CatalogItem(item_id, *names, _number(price), _number(made), *map(bool, flags)), at, seq))
+        item = CatalogItem(item_id, *names, _number(price), _number(made), available != 0, blocked != 0, seq)
+        found.append((item, at, seq))
     return found
 
 

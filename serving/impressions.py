@@ -45,7 +45,7 @@ class Seen:
         Ids of the n items where all candidates are kept; None where they are the first n of the list served.
     matrix
         Shape (n, features).
-    item_seq, pair_seq
+    item_seq, catalog_seq, pair_seq
         `seq` of the rows used, shape (n,); 0 where there was none, `NOT_READ` where it could not be read.
     category
         Position of each item's category in `category_names`, shape (n,).
@@ -58,6 +58,7 @@ class Seen:
     candidates: list[str] | None
     matrix: F32
     item_seq: I64
+    catalog_seq: I64
     pair_seq: I64
     category: I32
     category_names: tuple[str, ...]
@@ -103,7 +104,8 @@ class SeenRecord(msgspec.Struct, frozen=True):
     """`Seen` on disk.
 
     `packed` is base64 of zlib of: the matrix (float32, column after column, as most are the same for all items), then
-    `item_seq`, `pair_seq` (int64), and each item's position in `categories` (int32); all little endian, length `rows`.
+    `item_seq`, `catalog_seq`, `pair_seq` (int64), and each item's position in `categories` (int32); all little
+    endian, of length `rows`.
     """
 
     service: str
@@ -116,8 +118,8 @@ class SeenRecord(msgspec.Struct, frozen=True):
     affinity_seq: list[int]
     packed: str
 
-    def unpack(self) -> tuple[F32, I64, I64, I32]:
-        """Return the matrix (rows, columns), `item_seq`, `pair_seq` and the category's position, each (rows,).
+    def unpack(self) -> tuple[F32, I64, I32]:
+        """Return the matrix (rows, columns); `item_seq`, `catalog_seq`, `pair_seq` (3, rows); the category's position.
 
         Raises
         ------
@@ -125,12 +127,15 @@ class SeenRecord(msgspec.Struct, frozen=True):
             If the record is damaged.
         """
         n, cells = self.rows, self.rows * self.columns
-        data = zlib.decompress(base64.b64decode(self.packed, validate=True))
-        if len(data) != 4 * cells + 20 * n:
-            raise ValueError(f"the features of {n} items have {len(data)} bytes, expected {4 * cells + 20 * n}")
+        try:
+            data = zlib.decompress(base64.b64decode(self.packed, validate=True))
+        except zlib.error as error:
+            raise ValueError(f"the features of {n} items cannot be decompressed: {error}") from error
+        if len(data) != 4 * cells + 28 * n:
+            raise ValueError(f"the features of {n} items have {len(data)} bytes, expected {4 * cells + 28 * n}")
         matrix = np.frombuffer(data, "<f4", cells).reshape(self.columns, n).T
-        item_seq, pair_seq = np.frombuffer(data, "<i8", 2 * n, 4 * cells).reshape(2, n)
-        return matrix, item_seq, pair_seq, np.frombuffer(data, "<i4", n, 4 * cells + 16 * n)
+        seqs = np.frombuffer(data, "<i8", 3 * n, 4 * cells).reshape(3, n)
+        return matrix, seqs, np.frombuffer(data, "<i4", n, 4 * cells + 24 * n)
 
 
 class ImpressionRecord(msgspec.Struct, frozen=True):
@@ -165,8 +170,9 @@ def _seen_record(seen: Seen) -> SeenRecord:
     affinities = seen.user.affinities
     held = np.append(np.where(affinities.present, affinities.seq, 0), 0)
     rows, columns = seen.matrix.shape
-    parts = (seen.matrix.T.astype("<f4"), seen.item_seq.astype("<i8"), seen.pair_seq.astype("<i8"))
-    data = b"".join(part.tobytes() for part in (*parts, places.astype("<i4")))
+    seqs = np.stack([seen.item_seq, seen.catalog_seq, seen.pair_seq])
+    parts = (seen.matrix.T.astype("<f4"), seqs.astype("<i8"), places.astype("<i4"))
+    data = b"".join(part.tobytes() for part in parts)
     return SeenRecord(
         service=seen.service,
         service_hash=seen.service_hash,

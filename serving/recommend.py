@@ -80,6 +80,8 @@ class RecommendationService:
             Only if neither a bundle nor an item table was ever loaded: there is nothing to show.
         """
         now_us = self._now_us()
+        # Before the reads: what it promises is in every row that they bring.
+        feature_age_s = self._state.feature_age_s(now_us)
         request_id = wish.request_id or new_request_id()
         release, table = self._state.release, self._state.table
         if release is not None and table is not None:
@@ -95,7 +97,7 @@ class RecommendationService:
             arm=ARM,
             level=served.level,
             reasons=served.reasons,
-            feature_age_s=self._state.feature_age_s(now_us),
+            feature_age_s=feature_age_s,
             item_table_age_s=self._state.item_table_age_s,
             items=served.items,
         )
@@ -200,6 +202,7 @@ def _seen(service: str, draft: Draft, pairs: Rows, slate: Slate, *, pairs_read: 
         candidates=draft.item_ids if keep_all else None,
         matrix=slate.matrix[which],
         item_seq=draft.table.seq[items],
+        catalog_seq=draft.table.catalog_seq[items],
         pair_seq=pair_seq if pairs_read else np.full(len(items), NOT_READ),
         category=draft.table.category_code[items],
         category_names=draft.table.category_names,

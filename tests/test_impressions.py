@@ -47,13 +47,14 @@ def test_what_the_model_saw_comes_back(
     n = len(matrix)
     item_seq, pair_seq, codes = (np.array(values[:n]) for values in (seq, seq[::-1], category))
     codes = codes.astype(np.int32)
-    seen = Seen("s", "h", None, matrix, item_seq, pair_seq, codes, CATEGORIES, user_with(affinities))
+    seen = Seen("s", "h", None, matrix, item_seq, item_seq + 1, pair_seq, codes, CATEGORIES, user_with(affinities))
     line = msgspec.json.encode(to_record(answer(seen)))
     record = msgspec.json.decode(line, type=type(to_record(answer(None)))).seen
     assert record is not None
-    saw, items, pairs, places = record.unpack()
+    saw, (items, entries, pairs), places = record.unpack()
     assert saw.tobytes() == matrix.tobytes()
     assert items.tolist() == item_seq.tolist()
+    assert entries.tolist() == (item_seq + 1).tolist()
     assert pairs.tolist() == pair_seq.tolist()
     names = [record.categories[place] for place in places]
     assert names == [CATEGORIES[code] for code in codes]
@@ -63,7 +64,8 @@ def test_what_the_model_saw_comes_back(
 
 def test_a_damaged_record_is_an_error_not_other_features(tmp_path: Path) -> None:
     matrix = np.ones((2, 3), np.float32)
-    seen = Seen("s", "h", None, matrix, np.zeros(2, int), np.zeros(2, int), np.zeros(2, np.int32), ("",), user_with({}))
+    zero = np.zeros(2, np.int64)
+    seen = Seen("s", "h", None, matrix, zero, zero, zero, np.zeros(2, np.int32), ("",), user_with({}))
     record = to_record(answer(seen)).seen
     assert record is not None
     with pytest.raises(ValueError, match="expected"):

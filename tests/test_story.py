@@ -60,6 +60,8 @@ def test_the_demo_tells_the_whole_story(told: subprocess.CompletedProcess[str], 
     assert figures["visible_after_s"] < 5
     assert figures["warm.two_stage.ndcg_at_10"] > figures["warm.popularity_7d.ndcg_at_10"]
     assert figures["auc"] > 0.85
+    assert figures["skew_values"] > 100_000
+    assert (figures["skew_wrong"], figures["skew_missing"]) == (0, 0), told.stdout[-6000:]
     for said in ("verdict", "PASS", "is the champion", "/docs", "p95"):
         assert said in told.stdout
 

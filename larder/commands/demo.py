@@ -58,7 +58,7 @@ def demo(
         story = _tell(stack.settings, base_url)
         figures = {**story.figures(), **quality, **{f"seconds.{name}": s for name, s in clock.seconds.items()}}
         path, missed = write_results(stack.settings, f"demo-{stack.settings.project}", figures, _targets(quality))
-        chapter(9, "Where to look")
+        chapter(10, "Where to look")
         _addresses(stack, base_url)
         print("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in clock.seconds.items()))
         print(f"figures: {path}" + (f"; missed: {', '.join(missed)}" if missed else ""))
@@ -84,7 +84,9 @@ def _tell(settings: Settings, base_url: str) -> Story:
         newcomer = teller.newcomer()
         chapter(8, "How fast")
         p50, p95 = teller.latency()
-    return Story(overlap, items, features, waited, newcomer, p50, p95)
+        chapter(9, "The same numbers everywhere, while events stream in")
+        skew = teller.sameness(settings, base_url)
+    return Story(overlap, items, features, waited, newcomer, p50, p95, *skew)
 
 
 def _targets(quality: Mapping[str, float]) -> dict[str, tuple[str, float]]:
@@ -94,6 +96,9 @@ def _targets(quality: Mapping[str, float]) -> dict[str, tuple[str, float]]:
         "new_user_items_changed": (">=", 1),
         "visible_after_s": ("<", 1.0),
         "p95_ms": ("<", 50.0),
+        "skew_values": (">", 0),
+        "skew_wrong": ("==", 0),
+        "skew_missing": ("==", 0),
     }
     if quality:
         targets |= {"gain_over_own_history_low": (">", 0.0), "auc": (">", 0.85)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,14 @@ import typer
 
 from larder.progress import progress
 from larder.session import settings_of
+
+
+class Check(StrEnum):
+    """The two checks of `larder features check`."""
+
+    stores = "stores"
+    served = "served"
+
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, register and describe the features.")
 
@@ -114,6 +123,43 @@ def frame(
 
 
 @app.command()
+def check(
+    ctx: typer.Context,
+    sample: Annotated[int, typer.Option(min=1, help="Entities per view, and answered requests, to compare.")] = 1_000,
+    everything: Annotated[bool, typer.Option("--all", help="Compare all of them instead of a sample.")] = False,
+    seed: Annotated[int, typer.Option(help="Which ones are drawn.")] = 0,
+    since: Annotated[
+        str | None, typer.Option(help="Only requests answered since: 30m, 12h, 7d, or a time with its zone (ISO 8601).")
+    ] = None,
+    only: Annotated[Check | None, typer.Option(help="One of the two checks.")] = None,
+) -> None:
+    """Prove that features are the same everywhere: online and offline, and served and recomputed from the event log.
+
+    May run while events stream in. Brings the offline store up to the event log first. The exit code is 0 only if
+    something was compared and nothing was wrong or missing: 1 if something was, 2 if there was nothing to compare.
+
+    Examples
+    --------
+      larder --project simulator features check
+      larder features check --all --since 1h
+      larder features check --only served --sample 10000
+    """
+    from larder.skew_result import print_report, write_report
+    from larder.story.steps import PhaseProgress
+    from monitoring.skew_check import Extent, check_features
+
+    settings = settings_of(ctx)
+    extent = Extent(None if everything else sample, seed, _since_us(since), only.value if only else None)
+    with PhaseProgress() as shown:
+        report = check_features(settings, extent, shown)
+    print_report(report)
+    figures, page = write_report(settings, report)
+    print(f"figures: {figures}\npage: {page}")
+    if not report.passed:
+        raise typer.Exit(2 if report.empty and not report.differs else 1)
+
+
+@app.command()
 def describe(
     write: Annotated[Path | None, typer.Option(help="Write the page there instead of printing it.")] = None,
 ) -> None:
@@ -144,6 +190,27 @@ def env(ctx: typer.Context) -> None:
 
     for name, value in feast_environment(settings_of(ctx)).items():
         print(f"export {name}={shlex.quote(value)}")
+
+
+def _since_us(text: str | None) -> int:
+    """Return a time or an age as µs since the epoch; 0 for None."""
+    import re
+    import time
+    from datetime import datetime
+
+    from feature_repo.errors import BadInputError
+
+    if text is None:
+        return 0
+    if age := re.fullmatch(r"(\d+)([mhd])", text):
+        return time.time_ns() // 1000 - int(age[1]) * {"m": 60, "h": 3_600, "d": 86_400}[age[2]] * 1_000_000
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        when = None
+    if when is None or when.tzinfo is None:
+        raise BadInputError(f"--since must be an age (30m, 12h, 7d) or a time with its zone, not {text!r}")
+    return int(when.timestamp() * 1_000_000)
 
 
 @contextmanager

@@ -13,7 +13,9 @@ from feature_repo.errors import LarderError
 from feature_repo.online_reader import OnlineReader
 from feature_repo.redis_scripts import connect
 from feature_repo.settings import Settings
+from larder.skew_result import figures
 from larder.story.lists import side_by_side
+from larder.story.sameness import prove_sameness
 from larder_client.answers import Event, RankedItem
 from larder_client.client import LarderClient
 
@@ -34,6 +36,10 @@ class Story:
     new_user_items_changed: int
     p50_ms: float
     p95_ms: float
+    skew_values: float
+    skew_wrong: float
+    skew_late_p95_ms: float
+    skew_missing: float
 
     def figures(self) -> dict[str, float]:
         """Figures by name."""
@@ -117,6 +123,18 @@ class Teller:
         p50, p95 = (float(value) for value in np.quantile(spent, [0.5, 0.95]))
         print(f"{LATENCY_REQUESTS} requests for {K} items over HTTP, one by one: p50 {p50:.1f} ms, p95 {p95:.1f} ms")
         return p50, p95
+
+    def sameness(self, settings: Settings, base_url: str) -> tuple[float, float, float, float]:
+        """Prove that features are the same everywhere while events stream in.
+
+        Returns
+        -------
+        tuple
+            Values compared, wrong ones, the 95 % quantile of how late rows were in ms, and missing values.
+        """
+        popular = _ids(self._client.popular(k=200).items)
+        found = figures(prove_sameness(settings, base_url, self._users, popular))
+        return found["values"], found["wrong"], found["late_p95_ms"], found["missing"]
 
     def _send(self, user: str, events: list[Event]) -> float:
         """Send events and wait until the user's features hold all of them; return the seconds it took."""

@@ -43,16 +43,19 @@ def apply_changes(table: ItemTable, entries: Sequence[CatalogEntry], stats: Rows
     available = np.empty(total, np.bool_)
     available[: len(table)] = table.available
     available[target] = changed.available
-    seq = np.empty(total, np.int64)
-    seq[: len(table)] = table.seq
-    seq[target] = changed.seq
+    seqs = []
+    for before, now in ((table.seq, changed.seq), (table.catalog_seq, changed.catalog_seq)):
+        seq = np.empty(total, np.int64)
+        seq[: len(table)] = before
+        seq[target] = now
+        seqs.append(seq)
     titles, category = table.titles, table.category
     if len(new) or any(titles[at[i]] != changed.titles[i] for i in old):
         titles = _replaced(titles, target, changed.titles, total)
     if len(new) or any(category[at[i]] != changed.category[i] for i in old):
         category = _replaced(category, target, changed.category, total)
     ids = table.ids if not len(new) else (*table.ids, *(changed.ids[i] for i in new))
-    following = ItemTable(ids, titles, category, columns, available, seq, as_of_us)
+    following = ItemTable(ids, titles, category, columns, available, seqs[0], seqs[1], as_of_us)
     _hand_on(table, following)
     return following
 

@@ -38,6 +38,7 @@ class CatalogEntry:
     price: int | None = None
     created_at_us: int | None = None
     available: bool = True  #: may be shown: in stock, and not blocked by an operator
+    seq: int = 0  #: the change that made it so; 0: as imported
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ class ItemTable:
     available
         Shape (n,).
     seq
-        `seq` of each item's row, shape (n,); 0 where it has none.
+        `seq` of each item's row of `item_stats`, shape (n,); 0 where it has none.
+    catalog_seq
+        `seq` of each item's row of `item_catalog`, shape (n,); 0 where it is as imported, or unknown.
     as_of_us
         When the rows were read; popularity is decayed to this moment.
     """
@@ -66,6 +69,7 @@ class ItemTable:
     columns: Mapping[str, F64]
     available: Mask
     seq: I64
+    catalog_seq: I64
     as_of_us: int
 
     def __len__(self) -> int:
@@ -135,7 +139,7 @@ def catalog_entry(item_id: str, item: CatalogItem | None) -> CatalogEntry:
     if item is None:
         return CatalogEntry(item_id, available=False)
     shown = item.available and not item.blocked
-    return CatalogEntry(item_id, item.title, item.category, item.price, item.created_at, shown)
+    return CatalogEntry(item_id, item.title, item.category, item.price, item.created_at, shown, item.seq)
 
 
 def build_item_table(catalog: Sequence[CatalogEntry], stats: Rows, as_of_us: int) -> ItemTable:
@@ -152,5 +156,6 @@ def build_item_table(catalog: Sequence[CatalogEntry], stats: Rows, as_of_us: int
         columns=columns,
         available=np.fromiter((c.available for c in catalog), np.bool_, len(catalog)),
         seq=np.where(stats.present, stats.seq, 0),
+        catalog_seq=np.fromiter((c.seq for c in catalog), np.int64, len(catalog)),
         as_of_us=as_of_us,
     )
