@@ -22,6 +22,7 @@ BENCHES = {
     "item_table": "staleness of the item table with 20,000 items and 1,000 events a second, and what a refresh costs",
     "heavy_entity": "batches in a shop with a user and an item of 200,000 events, beside a shop without them",
     "feature_writes": "rows written per second, and their memory: Feast's stock path, our engine, the bulk writer",
+    "skew": "the replay skew check: 10,000 requests against a log of 1 M events",
     "quality": "the two-stage model against the baselines on Online Retail, final cut, times as published",
 }
 
