@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import redis
+from click.testing import Result
+from typer.testing import CliRunner
 
 from feature_repo import fold, request_features
 from feature_repo.online_keys import row_key
@@ -27,7 +28,9 @@ from feature_repo.packed_row import pack_rows, unpack_rows
 from feature_repo.services import feature_list
 from feature_repo.settings import Settings
 from feature_repo.views import FOLD_VIEWS, USER_STATS
+from larder.cli import app
 from larder.services.process import RunningService
+from larder.session import Session
 from larder.skew_result import figures
 from monitoring.outcomes import Comparison, SkewReport
 from monitoring.skew_check import Extent, check_features
@@ -56,6 +59,13 @@ def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[
     options = ["--home", str(settings.home), "-p", settings.project, "features", "check", *arguments]
     run = [sys.executable, "-m", "larder.cli", *options]
     return subprocess.run(run, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def in_process(settings: Settings, *arguments: str) -> Result:
+    """Run the command without waiting for its imports once more."""
+    session = Session()
+    session.settings = settings
+    return CliRunner().invoke(app, ["features", "check", *arguments], obj=session)
 
 
 @pytest.fixture(scope="module")
@@ -138,40 +148,28 @@ def test_everything_can_be_compared_and_is_the_same(checked: Checked) -> None:
     assert sum(counts(report)["f_user_orders"].values()) >= 10 * len(impressions(checked.settings)[1])
 
 
-def test_a_changed_row_in_redis_is_found_and_named(checked: Checked) -> None:
-    user = active_users(checked.settings, 1)[0]
-    key = row_key(checked.settings.project, USER_STATS.name, user)
+def test_rows_changed_and_lost_in_redis_are_found_and_named(checked: Checked) -> None:
+    changed, lost = active_users(checked.settings, 2)
+    keys = [row_key(checked.settings.project, USER_STATS.name, user) for user in (changed, lost)]
     with redis.Redis(port=checked.settings.redis_port) as client:
-        original = client.get(key)
-        assert isinstance(original, bytes)
-        row = unpack_rows(USER_STATS, [original])
+        originals = [client.get(key) for key in keys]
+        row = unpack_rows(USER_STATS, originals[:1])
         ints = row.ints.copy()
         ints[0, USER_STATS.ints.index("user_views")] += 1
-        client.set(key, pack_rows(USER_STATS, ints, row.floats)[0])
+        client.set(keys[0], pack_rows(USER_STATS, ints, row.floats)[0])
+        client.delete(keys[1])
         try:
             report = checked.run(only="stores", sample=None)
         finally:
-            client.set(key, original)
+            client.mset(dict(zip(keys, originals, strict=True)))
     assert not report.passed
-    assert counts(report, "stores")["user_stats"]["wrong"] == 1
-    example = next(e for e in report.comparisons[0].examples if e.name == "user_stats")
-    assert (example.where["feature"], example.where["user_id"]) == ("user_views", user)
-    assert int(example.here) == int(example.there) + 1
-
-
-def test_a_row_lost_in_redis_is_missing(checked: Checked) -> None:
-    user = active_users(checked.settings, 1)[0]
-    key = row_key(checked.settings.project, USER_STATS.name, user)
-    with redis.Redis(port=checked.settings.redis_port) as client:
-        original = client.get(key)
-        assert isinstance(original, bytes)
-        client.delete(key)
-        try:
-            report = checked.run(only="stores", sample=None)
-        finally:
-            client.set(key, original)
-    assert counts(report, "stores")["user_stats"]["missing"] == len(USER_STATS.columns)
-    assert not report.passed
+    found = counts(report, "stores")["user_stats"]
+    assert (found["wrong"], found["missing"]) == (1, len(USER_STATS.columns))
+    examples = {e.outcome: e for e in report.comparisons[0].examples if e.name == "user_stats"}
+    wrong_one = examples["wrong"]
+    assert (wrong_one.where["feature"], wrong_one.where["user_id"]) == ("user_views", changed)
+    assert int(wrong_one.here) == int(wrong_one.there) + 1
+    assert examples["missing"].where["user_id"] == lost
 
 
 def test_a_changed_feature_in_the_log_is_found_and_named(checked: Checked, served: Any) -> None:
@@ -193,6 +191,9 @@ def test_a_changed_feature_in_the_log_is_found_and_named(checked: Checked, serve
     assert counts(report)[name]["wrong"] == 1
     example = next(e for e in report.comparisons[0].examples if e.outcome == "wrong")
     assert (example.name, example.where["request"]) == (name, request)
+    done = in_process(checked.settings, "--only", "served", "--sample", "300")
+    assert done.exit_code == 1, done.output
+    assert f"WRONG {name} (request {request}" in done.output
 
 
 def test_another_time_of_the_request_is_found(checked: Checked, served: Any) -> None:
@@ -242,15 +243,14 @@ def test_another_half_life_is_found(checked: Checked, monkeypatch: pytest.Monkey
 
 def test_nothing_checked_is_no_pass(checked: Checked) -> None:
     """Without answers in the log the command says so and fails, though both stores agree."""
-    empty = replace(checked.settings, home=checked.settings.home)
     away = checked.settings.impressions_dir.rename(checked.settings.root / "away")
     try:
-        done = command(empty, "--sample", "20")
+        done = in_process(checked.settings, "--sample", "20")
     finally:
-        shutil.rmtree(checked.settings.impressions_dir, ignore_errors=True)
         away.rename(checked.settings.impressions_dir)
-    assert done.returncode == 2, done.stderr
-    assert "nothing could be compared" in done.stdout
+    assert done.exit_code == 2, done.output
+    assert "nothing could be compared" in done.output
+    assert "0 wrong" in done.output
 
 
 def test_answers_of_other_definitions_are_left_out(checked: Checked, served: Any) -> None:
