@@ -45,8 +45,10 @@ def index_commands(project: str, batch: ViewRows) -> list[tuple[Any, ...]]:
     commands: list[tuple[Any, ...]] = []
     for key, entities in index_entries(project, batch.view, batch.first):
         for start in range(0, len(entities), _ENTRIES):
-            pairs = ((entity, b"") for entity in entities[start : start + _ENTRIES])
-            commands.append(("HSET", key, *(word for pair in pairs for word in pair)))
+            part = entities[start : start + _ENTRIES]
+            words = [b""] * (2 * len(part))
+            words[::2] = part
+            commands.append(("HSET", key, *words))
     return commands
 
 

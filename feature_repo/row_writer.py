@@ -17,6 +17,7 @@ from redis.crc import key_slot
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from feature_repo.errors import ConflictError, UnavailableError
+from feature_repo.packed_commands import ask
 from feature_repo.redis_commands import is_cluster, run, run_async
 from feature_repo.redis_scripts import script_text
 from feature_repo.row_scripts import Script, ViewRows, index_commands, scripts_by_slot, scripts_of
@@ -56,7 +57,7 @@ def store_rows(client: redis.Redis, project: str, batch: ViewRows) -> int:
     redis.exceptions.RedisError
         If Redis fails.
     """
-    run(client, index_commands(project, batch))
+    ask(client, index_commands(project, batch))
     return _per_slot(client, project, batch) if is_cluster(client) else _stream(client, scripts_of(project, batch))
 
 

@@ -27,7 +27,7 @@ from larder.services.process import start
 from larder.services.redis_server import redis_service
 
 #: Rows that the three ways write in turn, and rounds.
-ROWS = 15_000
+ROWS = 50_000
 ROUNDS = 3
 #: Rows of the bulk writer and of the comparison of memory.
 MANY = 100_000
@@ -117,10 +117,10 @@ def _scripts(settings: Settings, client: redis.Redis) -> dict[str, float]:
 
 def _memory(settings: Settings, client: redis.Redis) -> dict[str, float]:
     """Compare the memory of 100,000 rows, index included; Feast's rows beyond some are copies under other keys."""
-    empty = _emptied(client)
+    client.flushall()
     _bulk(settings, client, _store(settings, None).get_feature_view(_VIEW), _table(MANY))
-    packed = _used(client) - empty
-    empty = _emptied(client)
+    packed = _stored_bytes(client)
+    client.flushall()
     with progress(f"memory of {MANY:,} rows in Feast's layout"):
         some = 1_000
         pq.write_table(_table(some), settings.offline_dir / f"{_VIEW}.parquet", coerce_timestamps="us")
@@ -136,7 +136,7 @@ def _memory(settings: Settings, client: redis.Redis) -> dict[str, float]:
         stored: Any = client.dbsize()
         if stored < MANY:
             raise AssertionError(f"{stored} rows in Feast's layout, not {MANY}")
-        stock = _used(client) - empty
+        stock = _stored_bytes(client)
     return {
         "packed_bytes_per_row": packed / MANY,
         "stock_bytes_per_row": stock / MANY,
@@ -144,14 +144,18 @@ def _memory(settings: Settings, client: redis.Redis) -> dict[str, float]:
     }
 
 
-def _emptied(client: redis.Redis) -> int:
-    client.flushall()
-    return _used(client)
+def _stored_bytes(client: redis.Redis) -> int:
+    """Return what all keys with their values take, and the slots of the table of keys.
 
-
-def _used(client: redis.Redis) -> int:
-    info: Any = client.info("memory")
-    return int(info["used_memory"]) - int(info["mem_aof_buffer"]) - int(info["mem_clients_normal"])
+    Not the difference of `used_memory`: buffers of clients and of the append-only file come and go in it.
+    """
+    keys: Any = client.keys("*")
+    pipeline = client.pipeline(transaction=False)
+    for key in keys:
+        pipeline.memory_usage(key, samples=0)
+    stats: Any = client.memory_stats()
+    slots = int(stats["db.0"]["overhead.hashtable.main"]) - 40 * len(keys)  # 40: entry and object, counted with the key
+    return int(sum(pipeline.execute())) + slots
 
 
 def _table(n: int) -> pa.Table:
