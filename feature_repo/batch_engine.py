@@ -5,6 +5,7 @@ Feast's local engine spends most of its time making one protobuf per value; this
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -20,9 +21,10 @@ from feast.repo_config import FeastConfigBaseModel
 
 from feature_repo.arrow_rows import event_times, pack_arrow
 from feature_repo.online_store import PackedRedisOnlineStore, refuse_future
+from feature_repo.row_scripts import ViewRows
 
 #: Rows packed and written at a time.
-_CHUNK_ROWS: Final = 20_000
+_CHUNK_ROWS: Final = 10_000
 
 
 class PackedComputeEngineConfig(FeastConfigBaseModel):  # type: ignore[misc] # Feast has no types
@@ -71,10 +73,14 @@ class PackedComputeEngine(LocalComputeEngine):  # type: ignore[misc] # Feast has
         if rows.num_rows:
             refuse_future(view.name, int(np.max(event_times(rows, when))))
         with task.tqdm_builder(rows.num_rows) as progress:
-            for start in range(0, rows.num_rows, _CHUNK_ROWS):
-                part = rows.slice(start, _CHUNK_ROWS)
-                self.online_store.write_packed(self.repo_config, pack_arrow(view, part, when))
-                progress.update(part.num_rows)
+
+            def packed() -> Iterator[ViewRows]:
+                for start in range(0, rows.num_rows, _CHUNK_ROWS):
+                    part = rows.slice(start, _CHUNK_ROWS)
+                    yield pack_arrow(view, part, when)
+                    progress.update(part.num_rows)
+
+            self.online_store.write_packed(self.repo_config, packed())
 
 
 def _is_plain(view: Any) -> bool:

@@ -27,7 +27,7 @@ from feature_repo.packed_commands import ask
 from feature_repo.redis_commands import Command, is_cluster
 from feature_repo.redis_scripts import script_text
 from feature_repo.row_scripts import Script, ViewRows, scripts_of
-from feature_repo.row_writer import store_rows
+from feature_repo.row_writer import store_batches
 
 _FENCED: Final = -1
 
@@ -75,8 +75,7 @@ class BatchWriter:
         """
         first, last = work.rows()
         if is_cluster(self._client):
-            for batch in (*first, *last):
-                store_rows(self._client, self._project, batch)
+            store_batches(self._client, self._project, [*first, *last])
         else:
             ask(self._client, list(_index_commands(self._project, work.new)))
             for step in (first, last):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -34,7 +34,7 @@ from feature_repo.redis_commands import run, run_async
 from feature_repo.redis_scripts import connect_to, connect_to_async
 from feature_repo.row_index import delete_rows
 from feature_repo.row_scripts import ViewRows
-from feature_repo.row_writer import write_rows, write_rows_async
+from feature_repo.row_writer import write_batches, write_rows_async
 
 
 class PackedRedisOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc] # Feast has no types
@@ -86,11 +86,11 @@ class PackedRedisOnlineStore(OnlineStore):  # type: ignore[misc] # Feast has no 
         UnavailableError
             If Redis fails; repeating is safe.
         """
-        self.write_packed(config, _packed(table, data))
+        self.write_packed(config, [_packed(table, data)])
         if progress:
             progress(len(data))
 
-    def write_packed(self, config: RepoConfig, rows: ViewRows) -> None:
+    def write_packed(self, config: RepoConfig, batches: Iterable[ViewRows]) -> None:
         """Write rows that are packed already; what `online_write_batch` and the batch engine share.
 
         Raises
@@ -100,7 +100,7 @@ class PackedRedisOnlineStore(OnlineStore):  # type: ignore[misc] # Feast has no 
         """
         if self._writer is None:
             self._writer = _connect(config, write=True)
-        write_rows(self._writer, checked_project(config.project), rows)
+        write_batches(self._writer, checked_project(config.project), batches)
 
     async def online_write_batch_async(
         self,

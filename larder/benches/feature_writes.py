@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import redis
 
 from feature_repo.redis_scripts import connect
-from feature_repo.row_writer import write_rows
+from feature_repo.row_writer import write_batches
 from feature_repo.settings import Settings
 from feature_repo.store import import_feast, repo_config
 from larder.progress import progress
@@ -188,8 +188,8 @@ def _store(settings: Settings, online_store: dict[str, Any] | None) -> Any:
 def _bulk(settings: Settings, client: redis.Redis, view: Any, table: pa.Table) -> None:
     from feature_repo.arrow_rows import pack_arrow
 
-    for begin in range(0, table.num_rows, 20_000):
-        write_rows(client, settings.project, pack_arrow(view, table.slice(begin, 20_000), "at"))
+    parts = (table.slice(begin, 10_000) for begin in range(0, table.num_rows, 10_000))
+    write_batches(client, settings.project, (pack_arrow(view, part, "at") for part in parts))
 
 
 def _plot(figures: dict[str, float], path: Path) -> None:
