@@ -29,6 +29,7 @@ from feature_repo.online_reader import OnlineReader
 from feature_repo.redis_scripts import connect
 from feature_repo.settings import Settings
 from feature_repo.stream import decode_entries
+from feature_repo.stream_reader import StreamReader
 from larder.loading.files import RowFile
 from larder.loading.load import load_events, load_items
 from larder.services.ports import any_free_port
@@ -61,7 +62,7 @@ def write_lines(path: Path, rows: list[Any]) -> Path:
 
 
 def stream(client: redis.Redis, settings: Settings) -> pa.Table:
-    return decode_entries(client.xrange(events_key(settings.project))).table
+    return decode_entries(StreamReader(client, settings.project).after(0, 100_000)).table
 
 
 def test_every_row_is_counted_and_a_repeat_brings_nothing(
