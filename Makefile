@@ -16,12 +16,12 @@ STAMP := $(VENV)/.larder-setup
 OPENMP ?= libgomp.so.1
 HAS_OPENMP = $(BIN)/python -c 'import ctypes; ctypes.CDLL("$(OPENMP)")' 2>/dev/null
 
-.PHONY: help setup demo test test-faults lint bench docs lock clean
+.PHONY: help setup demo test test-faults lint bench bench-features docs lock clean
 
 help: ## Show this list
 	@echo "Larder. Usage: make TARGET [DATASET=name] [ARGS=\"options\"]"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  DATASET  data set of the demo: simulator (default), online_retail"
 	@echo "  ARGS     options passed on, for example: make demo ARGS=--once    make test ARGS=\"-k fold -x\""
@@ -67,6 +67,9 @@ lint: setup ## ruff (rules and format), mypy --strict
 
 bench: setup ## Exact figures, written to .larder/results
 	$(BIN)/larder bench $(ARGS)
+
+bench-features: setup ## Speed and size of the feature store, as ratios to Feast's stock path (about 20 min)
+	$(BIN)/larder bench feature_reads feature_writes offline_joins backfill ingest item_table heavy_entity skew
 
 docs: setup ## Write the generated pages: docs/features.md, docs/settings.md
 	$(BIN)/larder features describe --write docs/features.md
