@@ -3,11 +3,16 @@
 -- Commands of Redis cost more than all else here, so many rows are read and written by one.
 local call, sub, unpacked = redis.call, string.sub, struct.unpack
 
--- Lua numbers lose integers above 2^53: seq is compared as big-endian bytes, time as two halves.
+-- Lua numbers lose integers above 2^53, so numbers of 64 bits are compared as two halves. Strings are only compared for
+-- equality: which is greater would depend on the locale the server was started in.
 local function is_newer(old, new)
   if not old or #old < 24 then return false end
-  local a, b = sub(old, 17, 24), sub(new, 17, 24)
-  if a ~= b then return a > b end
+  if sub(old, 17, 24) ~= sub(new, 17, 24) then
+    local high, low = unpacked('>I4I4', old, 17)
+    local new_high, new_low = unpacked('>I4I4', new, 17)
+    if high ~= new_high then return high > new_high end
+    return low > new_low
+  end
   if sub(old, 1, 16) == sub(new, 1, 16) then return false end
   if sub(old, 1, 8) ~= sub(new, 1, 8) then return false end  -- a layout that is no more keeps nothing out
   local low, high = unpacked('<I4i4', old, 9)
