@@ -13,7 +13,7 @@ import redis
 from feature_repo.settings import Settings
 from feature_repo.store import import_feast
 from larder.services.mlflow_server import mlflow_service
-from larder.services.ports import any_free_port
+from larder.services.ports import HOST, any_free_port
 from larder.services.process import RunningService, start
 from larder.services.redis_server import redis_service
 
@@ -38,7 +38,7 @@ def redis_server(services_home: Path) -> Iterator[RunningService]:
 @pytest.fixture
 def redis_url(redis_server: RunningService) -> str:
     """URL of an empty Redis."""
-    with redis.Redis(port=redis_server.port) as client:
+    with redis.Redis(HOST, redis_server.port) as client:
         client.flushall()
         client.config_resetstat()
     return f"redis://127.0.0.1:{redis_server.port}"

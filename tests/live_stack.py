@@ -23,6 +23,7 @@ from feature_repo.event_log import read_events
 from feature_repo.materialize import materialize
 from feature_repo.settings import Settings
 from feature_repo.store import apply
+from larder.services.ports import HOST
 from tests.running_api import RunningApi, plan_for, publish
 from tests.tiny_bundle import make_bundle, make_shop
 
@@ -117,7 +118,7 @@ def popular_items(settings: Settings, number: int) -> list[str]:
 @contextlib.contextmanager
 def live_service(settings: Settings) -> Iterator[RunningApi]:
     """A shop that is open: history in Redis and offline, worker and API running."""
-    with redis.Redis(port=settings.redis_port) as client:
+    with redis.Redis(HOST, settings.redis_port) as client:
         open_real_shop(settings, client)
         with worker_process(settings), RunningApi(settings) as api:
             yield api

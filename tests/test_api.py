@@ -17,6 +17,7 @@ import redis
 from feature_repo.online_keys import events_key
 from feature_repo.rows import Rows, UserRows
 from feature_repo.settings import Settings
+from larder.services.ports import HOST
 from larder.services.process import RunningService
 from serving.answers import REASONS
 from serving.bundle import load_bundle
@@ -26,7 +27,7 @@ from tests.tiny_bundle import CATEGORIES, SERVICE, Shop
 
 @pytest.fixture(scope="module")
 def client(redis_server: RunningService) -> Iterator[redis.Redis]:
-    with redis.Redis(port=redis_server.port) as client:
+    with redis.Redis(HOST, redis_server.port) as client:
         yield client
 
 

@@ -19,7 +19,7 @@ from feature_repo.online_keys import changed_key, row_key
 from feature_repo.packed_tail import CatalogItem, pack_catalog
 from feature_repo.settings import Settings
 from feature_repo.views import CATALOG_VIEW
-from larder.services.ports import any_free_port
+from larder.services.ports import HOST, any_free_port
 from larder.services.process import RunningService, start
 from larder.services.redis_server import redis_service
 from serving.plan import load_plan, save_plan
@@ -29,7 +29,7 @@ from tests.tiny_bundle import Shop, make_bundle, make_shop, write_shop
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator[redis.Redis]:
-    with redis.Redis(port=settings.redis_port) as client:
+    with redis.Redis(HOST, settings.redis_port) as client:
         yield client
 
 
@@ -198,7 +198,7 @@ def own_redis(tmp_path: Path) -> Iterator[RunningService]:
 
 def test_redis_stops_and_answers_go_on_marked(tmp_path: Path, own_redis: RunningService) -> None:
     settings = Settings(home=tmp_path / "home", project="away", redis_port=own_redis.port, redis_timeout_ms=200)
-    with redis.Redis(port=own_redis.port) as client:
+    with redis.Redis(HOST, own_redis.port) as client:
         _, bundle_id = open_shop(settings, client)
     with RunningApi(settings) as api:
         assert api.recommend("u00001")["level"] == "full"
@@ -230,7 +230,7 @@ def test_redis_stops_and_answers_go_on_marked(tmp_path: Path, own_redis: Running
 
 def test_redis_stalls_and_answers_stay_quick(tmp_path: Path, own_redis: RunningService) -> None:
     settings = Settings(home=tmp_path / "home", project="stalled", redis_port=own_redis.port, redis_timeout_ms=100)
-    with redis.Redis(port=own_redis.port) as client:
+    with redis.Redis(HOST, own_redis.port) as client:
         open_shop(settings, client)
     with RunningApi(settings) as api:
         before = {user: api.recommend(user, k=5)["items"] for user in ("u00001", "u00002", "u00003")}

@@ -24,7 +24,7 @@ from feature_repo.online_keys import events_key, quarantine_key
 from feature_repo.quarantine import MAX_WAITING, Refused, refuse_commands, refused_counts
 from feature_repo.redis_scripts import connect
 from feature_repo.settings import Settings
-from larder.services.ports import any_free_port
+from larder.services.ports import HOST, any_free_port
 from serving.hidden_items import load_hidden
 from serving.item_entry import FIELDS, RefusedItem, prepare_change
 from serving.rate_limit import UserLimits
@@ -35,7 +35,7 @@ NOW_US = 1_790_000_000_000_000
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator[redis.Redis]:
-    with redis.Redis(port=settings.redis_port) as client:
+    with redis.Redis(HOST, settings.redis_port) as client:
         yield client
 
 

@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from feature_repo.settings import Settings
+from larder.services.ports import HOST
 from larder.services.process import RunningService
 from tests.running_api import RunningApi, open_shop
 
@@ -19,7 +20,7 @@ def api(redis_server: RunningService, tmp_path_factory: pytest.TempPathFactory) 
     settings = Settings(
         home=tmp_path_factory.mktemp("api"), project="input", redis_port=redis_server.port, redis_timeout_ms=1000
     )
-    with redis.Redis(port=redis_server.port) as client:
+    with redis.Redis(HOST, redis_server.port) as client:
         open_shop(settings, client)
     with RunningApi(settings) as api:
         yield api

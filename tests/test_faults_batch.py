@@ -12,6 +12,7 @@ import redis
 from feature_repo.online_keys import events_key
 from feature_repo.stream import decode_entries
 from feature_repo.stream_reader import StreamReader
+from larder.services.ports import HOST
 from tests.fault_clients import ITEMS
 from tests.fault_processes import Shop, api_service, fault_settings
 from tests.test_faults_kills import open_shop
@@ -26,7 +27,7 @@ MOST_KILLS = 10  # until one of them came in the middle of a batch
 def test_a_batch_cut_off_is_completed_by_sending_it_again(tmp_path):
     settings = fault_settings(tmp_path / "home")
     cut = 0
-    with Shop(settings, api=api_service(settings)) as shop, redis.Redis(port=settings.redis_port) as client:
+    with Shop(settings, api=api_service(settings)) as shop, redis.Redis(HOST, settings.redis_port) as client:
         open_shop(settings)
         shop.start_all()
         stream = events_key(settings.project)

@@ -16,7 +16,7 @@ import redis
 from feature_repo.backfill import backfill
 from feature_repo.materialize import materialize
 from feature_repo.views import DAY_US
-from larder.services.ports import any_free_port
+from larder.services.ports import HOST, any_free_port
 from tests.fault_checker import findings
 from tests.fault_clients import Told
 from tests.fault_processes import Shop, api_service, fault_settings, worker_service
@@ -92,7 +92,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     with Proxy(port) as proxy:
         settings = fault_settings(home / "home", redis_port=proxy.port)
         shop = Shop(settings, redis_port=port, worker=worker_service(settings), api=api_service(settings))
-        with shop, closing(redis.Redis(port=port)) as client:
+        with shop, closing(redis.Redis(HOST, port)) as client:
             past = make_shop(now_us())
             views = [a_view(f"history-{n}", user, at_us=now_us() - DAY_US) for n, user in enumerate(["ann", "bob"])]
             import_history(settings, views, items=["i1", *past.item_ids])

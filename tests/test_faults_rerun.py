@@ -24,6 +24,7 @@ from feature_repo.events import EVENT_SCHEMA, ITEM_SCHEMA, QUARANTINE_SCHEMA
 from feature_repo.offline_layout import MANIFEST, read_manifest
 from feature_repo.settings import Settings
 from feature_repo.views import DAY_US
+from larder.services.ports import HOST
 from larder.services.stack import settings_env
 from tests.fault_processes import Shop, fault_settings
 from tests.test_faults_kills import now_us
@@ -134,7 +135,7 @@ def test_backfill_killed_half_way_and_run_again_writes_the_same_bytes(
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_materialise_killed_half_way_and_run_again_writes_the_same_rows(whole: Settings, seed: int) -> None:
-    with Shop(whole) as shop, redis.Redis(port=whole.redis_port) as client:
+    with Shop(whole) as shop, redis.Redis(HOST, whole.redis_port) as client:
 
         def received() -> int:
             return client.info("stats")["total_net_input_bytes"]

@@ -29,6 +29,7 @@ from feature_repo.services import feature_list
 from feature_repo.settings import Settings
 from feature_repo.views import FOLD_VIEWS, USER_STATS
 from larder.cli import app
+from larder.services.ports import HOST
 from larder.services.process import RunningService
 from larder.session import Session
 from larder.skew_result import figures
@@ -151,7 +152,7 @@ def test_everything_can_be_compared_and_is_the_same(checked: Checked) -> None:
 def test_rows_changed_and_lost_in_redis_are_found_and_named(checked: Checked) -> None:
     changed, lost = active_users(checked.settings, 2)
     keys = [row_key(checked.settings.project, USER_STATS.name, user) for user in (changed, lost)]
-    with redis.Redis(port=checked.settings.redis_port) as client:
+    with redis.Redis(HOST, checked.settings.redis_port) as client:
         originals = [client.get(key) for key in keys]
         row = unpack_rows(USER_STATS, originals[:1])
         ints = row.ints.copy()

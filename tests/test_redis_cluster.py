@@ -23,7 +23,7 @@ from feature_repo.settings import Settings
 from feature_repo.store import apply
 from feature_repo.stream import append_events
 from feature_repo.views import USER_STATS
-from larder.services.ports import any_free_port
+from larder.services.ports import HOST, any_free_port, is_free
 from larder.services.redis_server import find_redis_server
 from tests.live_shop import ITEMS, USERS, assert_online_equals_offline, import_history, random_event
 
@@ -33,21 +33,18 @@ SLOTS = 16_384
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory):
     """Ports of three masters, each with a third of the slots."""
-    executable, _ = find_redis_server()
     ports, processes = [], []
     try:
         for _ in range(3):
-            port, directory = node_port(), tmp_path_factory.mktemp("node")
-            options = ["--port", str(port), "--dir", str(directory), "--save", "", "--cluster-enabled", "yes"]
-            processes.append(subprocess.Popen([executable, *options], stdout=subprocess.DEVNULL))
+            port, process = start_node(tmp_path_factory)
             ports.append(port)
+            processes.append(process)
         for n, port in enumerate(ports):
-            with redis.Redis(port=port, socket_timeout=5) as node:
-                wait_until(lambda node=node: answers(node))
+            with redis.Redis(HOST, port, socket_timeout=5) as node:
                 node.execute_command("CLUSTER ADDSLOTS", *range(n * SLOTS // 3, (n + 1) * SLOTS // 3))
                 node.execute_command("CLUSTER MEET", "127.0.0.1", ports[0])
         for port in ports:
-            with redis.Redis(port=port, socket_timeout=5) as node:
+            with redis.Redis(HOST, port, socket_timeout=5) as node:
                 wait_until(lambda node=node: b"cluster_state:ok" in state(node) and b"known_nodes:3" in state(node))
         yield ports
     finally:
@@ -56,11 +53,21 @@ def nodes(tmp_path_factory):
             process.wait()
 
 
-def node_port() -> int:
-    """A free port whose bus, 10,000 ports on, has one as well."""
-    while (port := any_free_port()) > 55_000:
-        pass
-    return port
+def start_node(tmp_path_factory, tries=20) -> tuple[int, subprocess.Popen]:
+    """Start a node on a free port whose bus, 10,000 ports on, was free as well: another process may take it first."""
+    executable, _ = find_redis_server()
+    for _ in range(tries):
+        port, directory = any_free_port(), tmp_path_factory.mktemp("node")
+        if port > 55_000 or not is_free(port + 10_000):
+            continue
+        options = f"--bind {HOST} --port {port} --dir {directory} --logfile log --cluster-enabled yes --save".split()
+        process = subprocess.Popen([executable, *options, ""])
+        with redis.Redis(HOST, port, socket_timeout=5) as client:
+            wait_until(lambda client=client, process=process: process.poll() is not None or answers(client))
+        if process.poll() is None:
+            return port, process
+        print((directory / "log").read_text())
+    raise AssertionError(f"no node of a cluster could be started in {tries} tries")
 
 
 def state(node) -> bytes:
@@ -85,7 +92,7 @@ def wait_until(is_so) -> None:
 @pytest.fixture
 def on_cluster(nodes, tmp_path) -> Settings:
     for port in nodes:
-        with redis.Redis(port=port) as node:
+        with redis.Redis(HOST, port) as node:
             node.flushall()
     return Settings(
         home=tmp_path / "home", project="shop", redis_port=nodes[0], redis_cluster=True, redis_timeout_ms=5000
@@ -132,7 +139,7 @@ def test_rows_are_on_all_nodes_and_the_features_are_the_offline_ones(on_cluster,
     names = [f"e{i}" for i in range(300)]
     assert write_rows(client, on_cluster.project, ViewRows("v", names, [bytes(24)] * 300)) == 300
     for port in nodes:
-        with redis.Redis(port=port) as node:
+        with redis.Redis(HOST, port) as node:
             assert node.dbsize() > 50
     assert {e for part in entities_of(client, on_cluster.project, USER_STATS.name) for e in part} >= set(USERS)
 

@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from feature_repo.settings import Settings
-from larder.services.ports import any_free_port
+from larder.services.ports import HOST, any_free_port
 from larder.services.stack import settings_env
 from tests.running_api import open_shop, wait_until
 
@@ -44,7 +44,7 @@ def ready(url: str) -> bool:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_it_serves_and_stops_in_order(settings: Settings, how: signal.Signals) -> None:
-    with redis.Redis(port=settings.redis_port) as client:
+    with redis.Redis(HOST, settings.redis_port) as client:
         open_shop(settings, client)
     port = any_free_port()
     url = f"http://127.0.0.1:{port}"
@@ -65,7 +65,7 @@ def test_it_serves_and_stops_in_order(settings: Settings, how: signal.Signals) -
 
 
 def test_two_workers_answer(settings: Settings) -> None:
-    with redis.Redis(port=settings.redis_port) as client:
+    with redis.Redis(HOST, settings.redis_port) as client:
         open_shop(settings, client)
     port = any_free_port()
     with serving(settings, port, "--workers", "2") as process:
@@ -77,7 +77,7 @@ def test_two_workers_answer(settings: Settings) -> None:
 
 
 def test_no_worker_outlives_a_killed_supervisor(settings: Settings) -> None:
-    with redis.Redis(port=settings.redis_port) as client:
+    with redis.Redis(HOST, settings.redis_port) as client:
         open_shop(settings, client)
     port = any_free_port()
     with serving(settings, port, "--workers", "2") as process:

@@ -20,7 +20,7 @@ import redis
 
 from feature_repo.errors import BadInputError, ConflictError, UnavailableError
 from feature_repo.settings import Settings
-from larder.services.ports import any_free_port, redis_pong
+from larder.services.ports import HOST, any_free_port, redis_pong
 from larder.services.process import Record, Service, read_record, record_path, records, start, stop
 from larder.services.redis_server import find_redis_server, redis_service
 from larder.services.stack import Stack, attach, project_service, settings_env
@@ -67,13 +67,13 @@ def quiet(line: str) -> None:
 
 
 def test_redis_keeps_events_safe(own: Settings) -> None:
-    with Stack(own, report=quiet) as stack, redis.Redis(port=stack.settings.redis_port) as client:
+    with Stack(own, report=quiet) as stack, redis.Redis(HOST, stack.settings.redis_port) as client:
         conf = client.config_get("*")
         wanted = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "save": ""}
         assert {name: conf[name] for name in wanted} == wanted
         assert conf["bind"] == "127.0.0.1"
         client.set("kept", "1")
-    with Stack(own, report=quiet) as stack, redis.Redis(port=stack.settings.redis_port) as client:
+    with Stack(own, report=quiet) as stack, redis.Redis(HOST, stack.settings.redis_port) as client:
         assert client.get("kept") == b"1"
 
 
@@ -258,11 +258,11 @@ def test_kill_9_of_a_service_takes_its_children_along(own: Settings) -> None:
 def test_a_killed_redis_is_started_again_with_its_data(own: Settings) -> None:
     own = replace(own, redis_appendfsync="always")
     with Stack(own, report=quiet) as stack:
-        with redis.Redis(port=stack.settings.redis_port) as client:
+        with redis.Redis(HOST, stack.settings.redis_port) as client:
             client.xadd("events", {"n": 1})
         os.kill(stack.services["redis"].pid, signal.SIGKILL)
         assert eventually(lambda: read_record(own.home, "redis") is None)
         again = stack.start(redis_service(own))
         assert stack.start(redis_service(own)) is again
-        with redis.Redis(port=again.port) as client:
+        with redis.Redis(HOST, again.port) as client:
             assert client.xlen("events") == 1

@@ -26,6 +26,7 @@ from feature_repo.services import feature_list
 from feature_repo.settings import Settings
 from feature_repo.store import apply
 from feature_repo.training_frame import training_frame
+from larder.services.ports import HOST
 from larder.services.process import RunningService
 from serving.bundle import load_bundle
 from serving.plan import load_plan, plan_key
@@ -71,7 +72,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, redis_server: RunningServi
 @pytest.fixture(autouse=True)
 def online(trained: Trained) -> Iterator[None]:
     """Other test files flush the shared Redis: fill it again where needed."""
-    with redis.Redis(port=trained.settings.redis_port) as client:
+    with redis.Redis(HOST, trained.settings.redis_port) as client:
         if not client.exists(watermark_key(trained.settings.project)):
             materialize(trained.settings)
     yield
@@ -166,7 +167,7 @@ def test_gate_promote_and_roll_back(trained: Trained) -> None:
     plan, failed = plane.rollback(why="test")
     assert (plan.stable.model_version, plan.epoch, failed) == ("1", 3, [])
     assert load_plan(settings.plan_path) == plan
-    with redis.Redis(port=settings.redis_port) as client:
+    with redis.Redis(HOST, settings.redis_port) as client:
         assert json.loads(client.get(plan_key(settings.project)) or b"{}")["epoch"] == 3
     assert plane.registry.version("1").aliases == ("champion",)
     assert [move.action for move in plane.store.history()] == ["rollback", "promote", "promote"]
