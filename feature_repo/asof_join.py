@@ -184,6 +184,11 @@ def _run(join: Join, run: Callable[[str], Result], spine: str) -> Result:
         raise BadInputError(
             f"the features in {files} do not fit the entity rows or their definition: {error}"
         ) from None
+    except duckdb.OutOfMemoryException as error:
+        raise BadInputError(
+            f"the join needs more memory than it may have: {error}. Give the offline store a higher memory_limit in "
+            "feature_store.yaml, or ask for fewer entity rows at a time"
+        ) from None
 
 
 def _copy(connection: duckdb.DuckDBPyConnection, path: Path, sql: str) -> None:

@@ -30,6 +30,7 @@ from feature_repo.item_changes import ItemChange
 from feature_repo.micro_batch import MicroBatch
 from feature_repo.online_keys import checked_project, status_key, watermark_key
 from feature_repo.quarantine import QuarantineDrain
+from feature_repo.read_ahead import ReadAhead
 from feature_repo.row_index import refuse_earlier_rows
 from feature_repo.settings import Settings
 from feature_repo.stream import StreamBatch, decode_entries
@@ -117,6 +118,7 @@ class IngestWorker:
         self._client = client
         self._batch_events = batch_events
         self._stream = StreamReader(client, settings.project)
+        self._ahead: ReadAhead[tuple[StreamBatch, MicroBatch]] = ReadAhead(self._prepared)
         self._kept = KeptBatches(LOG_EVENTS + batch_events)
         self._rows = BatchWriter(client, settings.project)
         self._expired = ExpirySweep(client, settings.project, start=_now_ms())
@@ -154,7 +156,8 @@ class IngestWorker:
             raise
 
     def close(self) -> None:
-        """Release the log's lock."""
+        """Release the log's lock, and end the thread that reads ahead."""
+        self._ahead.close()
         if self._log is not None:
             self._log.close()
             self._log = None
@@ -180,22 +183,26 @@ class IngestWorker:
             If Redis fails; part of the batch may be written then, and folding it again is safe.
         """
         asked_ms, before = _now_ms(), self.status.watermark
-        entries = self._stream.after(before, self._batch_events, wait_ms)
-        if not entries:
+        ready = self._ahead.take(before) or self._prepared(before, wait_ms)
+        if ready is None:
             self.status.lag_ms, self.status.current_ms = 0, asked_ms
             return 0
-        batch = decode_entries(entries)
-        self._fold(batch)
+        batch, work = ready
+        entries: int = batch.table.num_rows + len(batch.changes) + len(batch.malformed)
+        work.fold(self._rows.read(work))
+        if entries >= self._batch_events:  # behind
+            self._ahead.begin(batch.last_seq)
+        self._write(work, batch.last_seq)
         self._kept.add(before, batch)
         self.status.events += batch.table.num_rows
         self.status.item_changes += len(batch.changes)
         self.status.batches += 1
-        self.status.batch_entries = len(entries)
+        self.status.batch_entries = entries
         self.status.malformed += len(batch.malformed)
-        self._unlogged += len(entries)
+        self._unlogged += entries
         self.status.current_ms = batch.last_seq >> SEQ_COUNTER_BITS
         self.status.lag_ms = max(_now_ms() - self.status.current_ms, 0)
-        return len(entries)
+        return entries
 
     def flush(self) -> None:
         """Write the log up to the watermark, and trim the stream behind both.
@@ -266,13 +273,19 @@ class IngestWorker:
         finally:
             self.close()
 
-    def _fold(self, batch: StreamBatch) -> None:
-        work = MicroBatch(self._project, batch.table, batch.changes)
-        work.fold(self._rows.read(work))
-        self._attempted = batch.last_seq
-        if not self._rows.write(work, self.status.watermark, batch.last_seq):
+    def _prepared(self, after: int, wait_ms: int = 0) -> tuple[StreamBatch, MicroBatch] | None:
+        """Return the batch after a `seq`, ready to be folded; None if nothing follows."""
+        entries = self._stream.after(after, self._batch_events, wait_ms)
+        if not entries:
+            return None
+        batch = decode_entries(entries)
+        return batch, MicroBatch(self._project, batch.table, batch.changes)
+
+    def _write(self, work: MicroBatch, last_seq: int) -> None:
+        self._attempted = last_seq
+        if not self._rows.write(work, self.status.watermark, last_seq):
             raise self._fenced()
-        self.status.watermark = batch.last_seq
+        self.status.watermark = last_seq
 
     def _find_place(self) -> None:
         """After a failure, learn whether the last batch was written before the answer got lost."""

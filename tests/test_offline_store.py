@@ -170,3 +170,13 @@ def test_refusals(store: FeatureStore, settings: Settings) -> None:
     source = FileSource(path="nowhere", timestamp_field="at", name="nowhere")
     with pytest.raises(NotFoundError, match="no rows of nowhere"):
         DuckDBAsOfOfflineStore.pull_all_from_table_or_query(store.config, source, [], [], "at")
+
+
+def test_a_join_without_room_says_what_to_raise(store: FeatureStore, tmp_path: Path) -> None:
+    store.config.offline_store.memory_limit = "1KB"
+    entities = pd.DataFrame({"user_id": ["u"] * 10_000, "event_timestamp": START + 4 * HOUR})
+    job = store.get_historical_features(entities, features=["user_stats:user_views"])
+    for result in (job.to_arrow, lambda: job.to_parquet(tmp_path / "frame.parquet")):
+        with pytest.raises(BadInputError, match="memory_limit in feature_store.yaml"):
+            result()
+    assert not (tmp_path / "frame.parquet").exists()

@@ -30,7 +30,7 @@ DEPTHS = {"deep": 400, "shallow": 4}
 #: earlier feature row before it picks one, so its memory grows with their product.
 COMPARED = 100_000
 ENTITY_ROWS = 1_000_000
-STREAMED = (250_000, 1_000_000, 4_000_000)
+STREAMED = (1_000_000, 4_000_000, 12_000_000)
 _ROUNDS = 2
 _MODULE = "larder.benches.offline_joins"
 _DAY_US = 86_400_000_000
@@ -61,13 +61,14 @@ def run(settings: Settings) -> tuple[dict[str, float], dict[str, tuple[str, floa
     # Ours over 1 M entity rows against theirs over a tenth of them: a floor of the speed-up at 1 M.
     figures["deep_1m_against_feast_100k"] = _ratio(figures, f"{deep}_feast_s", "deep_1m_ours_s")
     figures["shallow_to_bare"] = _ratio(figures, "shallow_1m_ours_s", "shallow_1m_bare_s")
-    figures["stream_peak_4m_to_1m"] = _ratio(figures, "stream_4000k_peak_gb", "stream_1000k_peak_gb")
+    # DuckDB may hold 1 GB before it goes through files, which 1 M rows do not fill.
+    figures["stream_peak_12m_to_4m"] = _ratio(figures, "stream_12000k_peak_gb", "stream_4000k_peak_gb")
     _plot(figures, settings.results_dir / "offline_joins.png")
     return figures, {
         "deep_speedup": (">=", 5.0),
         "deep_memory_share": ("<=", 1 / 3),
         "shallow_to_bare": ("<=", 3.0),
-        "stream_peak_4m_to_1m": ("<", 1.15),
+        "stream_peak_12m_to_4m": ("<", 1.15),
     }
 
 
