@@ -17,6 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from feature_repo.errors import UnavailableError
 from feature_repo.online_keys import changed_key, checked_project, watermark_key
+from feature_repo.packed_commands import ask, ask_async
 from feature_repo.packed_row import Layout, PackedRows, read_rows
 from feature_repo.packed_tail import CATALOG_LAYOUT, RECENT_LAYOUT, CatalogItem, catalog_items, recent_events
 from feature_repo.read_request import (
@@ -29,7 +30,6 @@ from feature_repo.read_request import (
     Stored,
     layout_of_request,
 )
-from feature_repo.redis_commands import run, run_async
 from feature_repo.rows import NO_RECENT_EVENTS, Rows, UserRows, null_rows, within_max_age
 from feature_repo.views import ITEM_STATS, USER_CATEGORY, USER_ITEM, USER_STATS
 
@@ -60,7 +60,8 @@ class _Queries:
 
     def _rows(self, request: Request, stored: Stored, now_us: int) -> PackedRows:
         rows = read_rows(layout_of_request(request), stored, foreign="missing")
-        self.malformed += len(stored) - stored.count(None) - int(np.count_nonzero(rows.present))
+        if absent := len(stored) - int(np.count_nonzero(rows.present)):
+            self.malformed += absent - stored.count(None)
         max_age_us = request.max_age_us if isinstance(request.view, Layout) else request.view.max_age_us
         return rows if max_age_us is None else rows.only(within_max_age(max_age_us, rows.time, now_us))
 
@@ -198,7 +199,7 @@ class OnlineReader:
 
     def _run(self, commands: list[Command]) -> list[Any]:
         try:
-            return run(self._client, commands, raise_on_error=False)
+            return ask(self._client, commands, raise_on_error=False)
         except (RedisError, OSError) as error:
             _unavailable(error)
 
@@ -274,7 +275,7 @@ class AsyncOnlineReader:
 
     async def _run(self, commands: list[Command]) -> list[Any]:
         try:
-            return await run_async(self._client, commands, raise_on_error=False)
+            return await ask_async(self._client, commands, raise_on_error=False)
         except (RedisError, OSError) as error:
             _unavailable(error)
 

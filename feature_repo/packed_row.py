@@ -302,7 +302,8 @@ def _words(layout: Layout, values: Sequence[bytes | None], foreign: Foreign) -> 
         if not set(map(len, rows)) - {len(blank)}:
             words = np.frombuffer(b"".join(rows), dtype="<u8").reshape(shape)
             present = words[:, 0] == layout.layout_hash
-            if len(rows) - np.count_nonzero(present) == values.count(None):
+            absent = len(rows) - np.count_nonzero(present)
+            if not absent or absent == values.count(None):
                 return words, present
     fixed = len(blank)
     good = np.array([_is_row(layout, value) for value in values], dtype=np.bool_)

@@ -5,7 +5,7 @@ Feast's online store and the packed readers ask with the same plan, so both read
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -177,7 +177,7 @@ class ReadPlan:
         following = iter(replies)
         for request, places in zip(self.requests, self._places, strict=True):
             if isinstance(request, AllOf):
-                fields = dict(sorted((next(following) or {}).items()))
+                fields = dict(sorted(_pairs(next(following))))
                 yield request, [field.decode(errors="replace") for field in fields], list(fields.values())
                 continue
             values: Stored = [None] * len(request)
@@ -191,6 +191,13 @@ class ReadPlan:
                     for row, value in zip(rows, reply, strict=True):
                         values[row] = value
             yield request, request.first if request.fields is None else request.fields, values
+
+
+def _pairs(reply: Any) -> Iterable[tuple[bytes, bytes]]:
+    """Return the fields of a hash with their values: a flat list as Redis sends it, or redis-py's dict."""
+    if isinstance(reply, dict):
+        return reply.items()
+    return zip((reply or [])[::2], (reply or [])[1::2], strict=True)
 
 
 def _commands(project: str, request: Request) -> Iterator[tuple[Command, list[int] | None]]:

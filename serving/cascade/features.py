@@ -19,7 +19,6 @@ Mask = npt.NDArray[np.bool_]
 _USER_INPUTS = tuple(n for n in INPUTS if n.startswith("user_"))
 _PAIR_INPUTS = tuple(n for n in INPUTS if n.startswith("pair_"))
 _AFFINITY_INPUTS = tuple(n for n in INPUTS if n.startswith("affinity_"))
-_ITEM_INPUTS = tuple(n for n in INPUTS if n.startswith("item_"))
 
 
 def retrieval_columns(generators: Sequence[str]) -> tuple[str, ...]:
@@ -110,7 +109,7 @@ def feature_matrix(
     """
     names = feature_list(service)
     columns = {name: user.stats.column(name) for name in _USER_INPUTS}
-    columns |= {name: table.columns[name][items] for name in _ITEM_INPUTS}
+    columns |= table.inputs_of(items)
     columns |= {name: pairs.column(name) for name in _PAIR_INPUTS}
     columns |= _affinity_columns(user, table, items)
     values = compute(columns, np.array([now_us], np.int64), names)

@@ -34,12 +34,9 @@ def apply_changes(table: ItemTable, entries: Sequence[CatalogEntry], stats: Rows
     total = len(table) + len(new)
     target = np.where(at >= 0, at, 0)
     target[new] = np.arange(len(table), total)
-    columns = {}
-    for name, values in table.columns.items():
-        column = np.empty(total)
-        column[: len(table)] = values
-        column[target] = changed.columns[name]
-        columns[name] = column
+    inputs = np.empty((total, table.inputs.shape[1]))
+    inputs[: len(table)] = table.inputs
+    inputs[target] = changed.inputs
     available = np.empty(total, np.bool_)
     available[: len(table)] = table.available
     available[target] = changed.available
@@ -55,7 +52,7 @@ def apply_changes(table: ItemTable, entries: Sequence[CatalogEntry], stats: Rows
     if len(new) or any(category[at[i]] != changed.category[i] for i in old):
         category = _replaced(category, target, changed.category, total)
     ids = table.ids if not len(new) else (*table.ids, *(changed.ids[i] for i in new))
-    following = ItemTable(ids, titles, category, columns, available, seqs[0], seqs[1], as_of_us)
+    following = ItemTable(ids, titles, category, inputs, available, seqs[0], seqs[1], as_of_us)
     _hand_on(table, following)
     return following
 

