@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import redis
 
-from feature_repo.online_keys import events_key
+from feature_repo.online_keys import events_key, watermark_key
 from feature_repo.rows import Rows, UserRows
 from feature_repo.settings import Settings
 from larder.services.ports import HOST
@@ -273,8 +273,10 @@ def test_events_change_the_features_and_the_next_answer(api: RunningApi, client:
         answered = time.monotonic()
 
         def features() -> dict[str, Any] | None:
+            # A user's row is written before its pairs and affinities; all are there when the watermark has moved.
+            folded = int(client.get(watermark_key(api.settings.project)) or 0) >= last
             found = api.http.get("/admin/users/newcomer/features").json()
-            return found if found["known"] and found["user_stats"]["user_seq"] == last else None
+            return found if folded and found["user_stats"]["user_seq"] == last else None
 
         known = wait_until(features)
         print(f"features changed after {(time.monotonic() - answered) * 1000:.0f} ms")
