@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from feature_repo.errors import BadInputError, NotFoundError
 from feature_repo.events import ITEM_CHANGE_SCHEMA, LOG_SCHEMA, SEQ_COUNTER_BITS, TIMESTAMP
+from feature_repo.live_files import log_paths, reading
 
 if TYPE_CHECKING:
     from feature_repo.datasets import Dataset
@@ -162,8 +163,8 @@ def read_events(
         limit = pa.scalar(until.astimezone(UTC), TIMESTAMP)
         keep &= (ds.field("event_timestamp") < limit) & (ds.field("received_at") < limit)
     read = wanted if "seq" in wanted else [*wanted, "seq"]
-    with _reading(settings):
-        files = sorted(str(path) for path in settings.events_dir.glob("day=*/*.parquet"))
+    with _reading(settings), reading(settings.events_dir):
+        files = [str(path) for path in log_paths(settings.events_dir)]
         if not files:
             raise NotFoundError(_nothing_imported(settings))
         table = ds.dataset(files, schema=LOG_SCHEMA, format="parquet").to_table(columns=read, filter=keep)
@@ -189,11 +190,12 @@ def read_items(settings: Settings) -> pa.Table:
 
 def read_item_changes(settings: Settings) -> pa.Table:
     """Return the logged changes of the catalogue (`ITEM_CHANGE_SCHEMA`) in `seq` order; empty if there are none."""
-    files = sorted(str(path) for path in settings.item_changes_dir.glob("day=*/*.parquet"))
-    if not files:
-        return ITEM_CHANGE_SCHEMA.empty_table()
-    dataset = ds.dataset(files, schema=ITEM_CHANGE_SCHEMA, format="parquet")
-    return dataset.to_table().sort_by("seq").combine_chunks()
+    with reading(settings.item_changes_dir):
+        files = [str(path) for path in log_paths(settings.item_changes_dir)]
+        if not files:
+            return ITEM_CHANGE_SCHEMA.empty_table()
+        dataset = ds.dataset(files, schema=ITEM_CHANGE_SCHEMA, format="parquet")
+        return dataset.to_table().sort_by("seq").combine_chunks()
 
 
 def _with_seq(dataset: Dataset) -> pa.Table:

@@ -45,6 +45,7 @@ BATCH_EVENTS: Final = 2_000
 LOG_EVENTS: Final = 10_000
 LOG_EVERY_S: Final = 2.0
 STATUS_EVERY_S: Final = 1.0
+TIDY_EVERY_S: Final = 20.0
 _RETRY_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 #: Errors of Redis that pass by themselves: full, its disk full, being replaced, starting. Inside a script they come as
 #: plain errors with the code in the text; they strike before the first write of a script, so it wrote nothing.
@@ -126,7 +127,7 @@ class IngestWorker:
         self._log: LiveLog | None = None
         self._attempted = 0
         self._unlogged = 0
-        self._log_due = self._status_due = 0.0
+        self._log_due = self._status_due = self._tidy_due = 0.0
         self._rate_from = (0.0, 0)
         self.status = IngestStatus()
 
@@ -312,6 +313,7 @@ class IngestWorker:
         if now >= self._status_due:
             self._drain_quarantine(now)
             self._sweep()
+            self._tidy_log(now)
             self._publish()
             self._status_due = now + STATUS_EVERY_S
 
@@ -340,6 +342,16 @@ class IngestWorker:
         if self.status.batch_entries < self._batch_events:
             self._expired.step(self.status.watermark)
             self.status.rows_expired, self.status.expiry_rounds = self._expired.removed, self._expired.rounds
+
+    def _tidy_log(self, now: float) -> None:
+        """Merge small files of the log now and then, unless events wait."""
+        if self._log is None or now < self._tidy_due or self.status.batch_entries >= self._batch_events:
+            return
+        self._tidy_due = now + TIDY_EVERY_S
+        try:
+            self._log.merge_small()
+        except OSError as error:
+            logger.warning("ingest cannot merge small files of the offline log, they stay: %s", error)
 
     def _publish(self) -> None:
         now = time.monotonic()

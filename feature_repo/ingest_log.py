@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -19,26 +18,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.errors import ConflictError
-from feature_repo.events import QUARANTINE_SCHEMA
+from feature_repo.events import ITEM_CHANGE_SCHEMA, LOG_SCHEMA, QUARANTINE_SCHEMA
 from feature_repo.item_changes import change_table
+from feature_repo.live_files import live_files, merge_small
 from feature_repo.parquet_files import sync, write_whole
 from feature_repo.settings import Settings
 from feature_repo.stream import StreamBatch
 from feature_repo.views import DAY_US
 
-_NAME = re.compile(r"live-(\d+)-(\d+)\.parquet")
 _TEMPORARY = ".live-*.tmp"
 
 
 def log_watermark(directory: Path) -> int:
     """Return the last `seq` in a directory of live files, from their names; 0 if there is none."""
-    return max((-last for _, last, _ in _live_files(directory)), default=0)
-
-
-def _live_files(directory: Path) -> list[tuple[int, int, Path]]:
-    """Return (first seq, minus last seq, path) of the live files, sorted: a file before those it contains."""
-    names = ((_NAME.fullmatch(path.name), path) for path in directory.glob("day=*/live-*.parquet"))
-    return sorted((int(match[1]), -int(match[2]), path) for match, path in names if match)
+    return max((file.last for file in live_files(directory)), default=0)
 
 
 class _Runs:
@@ -51,7 +44,7 @@ class _Runs:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         for leftover in directory.glob(f"day=*/{_TEMPORARY}"):
             leftover.unlink()
@@ -75,25 +68,25 @@ class _Runs:
 
     def _write_run(self, run: pa.Table, day: int) -> None:
         first, last = run["seq"][0].as_py(), run["seq"][-1].as_py()
-        directory = self._directory / f"day={datetime.fromtimestamp(day * 86_400, UTC).date().isoformat()}"
+        directory = self.directory / f"day={datetime.fromtimestamp(day * 86_400, UTC).date().isoformat()}"
         if not directory.is_dir():
             directory.mkdir()
-            sync(self._directory)
+            sync(self.directory)
         write_whole(run, directory / f"live-{first}-{last}.parquet")
         self.watermark = last
 
     def _checked_watermark(self) -> int:
         """Return the last `seq` of all files; a file whose rows another one holds as well is removed."""
         reached = 0
-        for first, negative_last, path in _live_files(self._directory):
-            if -negative_last <= reached:
-                path.unlink()
-            elif first <= reached:
+        for file in live_files(self.directory):
+            if file.last <= reached:
+                file.path.unlink()
+            elif file.first <= reached:
                 raise ConflictError(
-                    f"{path} begins at seq {first}, but the log before it reaches seq {reached}: two writers wrote "
-                    "this log; move one of the two files away"
+                    f"{file.path} begins at seq {file.first}, but the log before it reaches seq {reached}: two writers "
+                    "wrote this log; move one of the two files away"
                 )
-            reached = max(reached, -negative_last)
+            reached = max(reached, file.last)
         return reached
 
 
@@ -150,6 +143,16 @@ class LiveLog:
         finally:
             self.watermark = max(self.watermark, self._events.watermark)
         self.watermark = max(self.watermark, batch.last_seq)
+
+    def merge_small(self) -> int:
+        """Merge one run of small files of either kind, if there is one; return how many files became one.
+
+        Raises
+        ------
+        OSError
+            If the disk is full or away; the small files stay.
+        """
+        return merge_small(self._events.directory, LOG_SCHEMA) or merge_small(self._items.directory, ITEM_CHANGE_SCHEMA)
 
     def _set_aside(self, batch: StreamBatch) -> None:
         """Keep stream entries that are neither in a quarantine file named by the first one's `seq`."""

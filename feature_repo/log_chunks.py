@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from feature_repo.events import LOG_SCHEMA
 from feature_repo.fold import I64, feature_time
+from feature_repo.live_files import log_paths
 from feature_repo.settings import Settings
 
 #: What the fold needs of an event.
@@ -44,9 +45,12 @@ class LogFile:
 
 
 def log_files(settings: Settings, since_seq: int = 0) -> list[LogFile]:
-    """Return the files with events after `since_seq`, by their first `seq`, from their footers alone."""
+    """Return the files with events after `since_seq`, by their first `seq`, from their footers alone.
+
+    To be called, and the files read, within `live_files.reading`: otherwise ingest may merge some away.
+    """
     files: list[LogFile] = []
-    for path in sorted(settings.events_dir.glob("day=*/*.parquet")):
+    for path in log_paths(settings.events_dir):
         metadata = pq.read_metadata(path)
         column = metadata.schema.names.index("seq")
         ranges = [metadata.row_group(g).column(column).statistics for g in range(metadata.num_row_groups)]
