@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -41,9 +41,16 @@ _LOCK = ".lock"
 _DAY_US = 86_400_000_000
 
 
+#: Whether what a user has taken may be recommended again (keep), as in a grocery, or not (drop), as with films.
+Repeats = Literal["keep", "drop"]
+
+
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import read and wrote; kept as `dataset.json` beside the log."""
+    """What an import read and wrote; kept as `dataset.json` beside the log.
+
+    `target` and `repeats` are those of the data set: what a model of it predicts unless told otherwise.
+    """
 
     name: str
     rows_read: int
@@ -56,6 +63,8 @@ class ImportReport:
     first_time: str
     last_time: str
     last_seq: int
+    target: str = "purchase"
+    repeats: Repeats = "keep"
 
 
 def write_dataset(dataset: Dataset, settings: Settings) -> ImportReport:
@@ -89,6 +98,8 @@ def write_dataset(dataset: Dataset, settings: Settings) -> ImportReport:
         first_time=dataset.first_time.isoformat(),
         last_time=dataset.last_time.isoformat(),
         last_seq=log["seq"][-1].as_py(),
+        target=dataset.target,
+        repeats=dataset.repeats,
     )
     settings.root.mkdir(parents=True, exist_ok=True)
     with _locked(settings):

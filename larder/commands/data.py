@@ -23,7 +23,9 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Import a da
 @app.command("import")
 def import_(
     ctx: typer.Context,
-    dataset: Annotated[str, typer.Option(help="simulator or online_retail.")] = "simulator",
+    dataset: Annotated[
+        str, typer.Option(help="simulator, online_retail, movielens, rees46 or complete_journey.")
+    ] = "simulator",
     end: Annotated[
         str | None,
         typer.Option(help="Move all times by whole weeks, up to this ISO date or 'now'; default: times as published."),
