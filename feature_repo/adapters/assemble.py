@@ -97,7 +97,7 @@ def accept(parts: Sequence[Lines], *, now: datetime | None = None) -> tuple[pa.T
         row, each with its line as it stands.
     """
     tables = [in_schema(part.events, EVENT_SCHEMA, nullable=True) for part in parts]
-    events = pa.concat_tables(tables)
+    events = pa.concat_tables(tables, promote_options="permissive")  # a number may be whole in one file only
     problems = [dict(part.problems) for part in parts]
     if not events.num_rows:
         return events.cast(EVENT_SCHEMA), _quarantine(parts, problems)

@@ -40,7 +40,7 @@ FROM line WHERE problem IS NULL ORDER BY "#row"
 _MOVIES = """
 SELECT movieId AS item_id, title, genre[1] AS category, genre AS tags
 FROM (
-    SELECT DISTINCT ON (movieId) movieId, trim(title) AS title,
+    SELECT DISTINCT ON (movieId) movieId, title,
         CASE WHEN genres <> '(no genres listed)' THEN string_split(genres, '|') END AS genre
     FROM cell
     WHERE movieId IN (SELECT item_id FROM event)

@@ -36,19 +36,25 @@ def import_(
         Path | None,
         typer.Option(help="A file of events (Parquet, CSV, JSON lines) instead of a data set; replaces the history."),
     ] = None,
+    mapping: Annotated[
+        Path | None,
+        typer.Option(help="A YAML mapping: which columns of your CSV or Parquet files are which fields."),
+    ] = None,
     before: Annotated[
         str | None, typer.Option(help="Of the file only what happened before this ISO time (or 'now').")
     ] = None,
 ) -> None:
     """Import a data set as the history of a project (its name is the project's unless --project names one).
 
-    A file of events replaces the project's history; its catalogue stays. What happened later than --before can be
-    loaded live (larder events load): nothing may be in both.
+    Your own files: with --mapping, whatever their columns are called (docs/own-data.md); with --file, if they are those
+    of docs/events.md already. A file of events replaces the project's history; its catalogue stays. What happened later
+    than --before can be loaded live (larder events load): nothing may be in both.
 
     Examples
     --------
       larder data import --dataset simulator --events 200000 --end now
       larder data import --dataset online_retail
+      larder data import --mapping shop.yaml
       larder --project shop data import --file events.parquet --before 2026-01-31
     """
     from feature_repo.datasets import load_dataset, shift_to, write_dataset
@@ -56,11 +62,18 @@ def import_(
     if file is not None:
         _import_file(settings_of(ctx), file, None if before is None else parse_end(before))
         return
-    settings = settings_of(ctx, dataset)
     until = None if end is None else parse_end(end)
     options = {key: value for key, value in {"n_events": events, "seed": seed}.items() if value is not None}
-    with progress(f"load {dataset}"):
-        loaded = load_dataset(dataset, settings, **options)
+    if mapping is not None:
+        from feature_repo.adapters.mapped_files import load
+
+        with progress(f"load {mapping.name}"):
+            loaded = load(mapping, settings_of(ctx).data_dir)
+        settings = settings_of(ctx, loaded.name)
+    else:
+        settings = settings_of(ctx, dataset)
+        with progress(f"load {dataset}"):
+            loaded = load_dataset(dataset, settings, **options)
     if until is not None:
         loaded = shift_to(loaded, until)
     with progress(f"write {settings.root}"):
