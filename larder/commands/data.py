@@ -101,6 +101,46 @@ def status(ctx: typer.Context) -> None:
     _show_refused(settings)
 
 
+@app.command()
+def describe(
+    ctx: typer.Context,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="A data set (as of import) to describe: imported first if its project has no data yet."),
+    ] = None,
+) -> None:
+    """Describe a project's data: a short table here, and one page with pictures that needs nothing else.
+
+    Counts, spans, activity by hour and weekday, the funnel from view to purchase, categories, prices, lengths of
+    histories, the share of new users and items, and the quarantine: .larder/results/data-<project>.html.
+
+    Examples
+    --------
+      larder data describe
+      larder data describe --dataset online_retail
+      larder --project shop data describe
+    """
+    from larder.describing.figures import describe as figures_of
+    from larder.describing.page import data_page, summary
+    from larder.describing.pictures import pictures
+    from larder.story.data import ensure_data
+
+    settings = settings_of(ctx, dataset)
+    if dataset is not None:
+        ensure_data(settings, dataset)
+    with progress("count"):
+        found = figures_of(settings)
+    with progress("draw"):
+        page = data_page(found, pictures(found))
+    path = settings.results_dir / f"data-{settings.project}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, "utf-8")
+    print(f"project {settings.project}: data set {found.data_set}")
+    for name, text in summary(found):
+        print(f"  {name:<11} {text}")
+    print(f"  page        {path}")
+
+
 def _import_file(settings: Settings, file: Path, before: datetime | None) -> None:
     from feature_repo.adapters.event_file import load
     from feature_repo.datasets import read_items, write_dataset
