@@ -23,7 +23,7 @@ help: ## Show this list
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "  DATASET  data set of the demo: simulator (default), online_retail, complete_journey, movielens"
+	@echo "  DATASET  data set of the demo: simulator (default), online_retail"
 	@echo "  ARGS     options passed on, for example: make demo ARGS=--once    make test ARGS=\"-k fold -x\""
 	@echo "  PYTHON   interpreter that creates $(VENV) (default: python3.11)"
 

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.errors import BadInputError
-from feature_repo.event_log import ImportReport, Repeats, read_events, read_items, write_dataset
-from feature_repo.events import EVENT_SCHEMA, ITEM_SCHEMA, TIMESTAMP
+from feature_repo.event_log import ImportReport, read_events, read_items, write_dataset
+from feature_repo.events import EVENT_SCHEMA, ITEM_SCHEMA, TIMESTAMP, Repeats
 from feature_repo.settings import Settings
 
 __all__ = [

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from feature_repo.errors import BadInputError, NotFoundError
-from feature_repo.events import ITEM_CHANGE_SCHEMA, LOG_SCHEMA, SEQ_COUNTER_BITS, TIMESTAMP
+from feature_repo.events import ITEM_CHANGE_SCHEMA, LOG_SCHEMA, SEQ_COUNTER_BITS, TIMESTAMP, Repeats
 
 if TYPE_CHECKING:
     from feature_repo.datasets import Dataset
@@ -39,10 +39,6 @@ _STAGED = ".staged-import"
 _TEMPORARY = ".import-"
 _LOCK = ".lock"
 _DAY_US = 86_400_000_000
-
-
-#: Whether what a user has taken may be recommended again (keep), as in a grocery, or not (drop), as with films.
-Repeats = Literal["keep", "drop"]
 
 
 @dataclass(frozen=True)

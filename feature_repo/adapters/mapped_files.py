@@ -1,4 +1,4 @@
-"""Any CSV or Parquet files as a data set, by a YAML mapping (mapping_spec.py, docs/own-data.md)."""
+"""Any CSV or Parquet files as a data set, by a YAML mapping (docs/own-data.md)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.adapters.assemble import Lines, accept, catalogue, judged, with_categories
-from feature_repo.adapters.mapping_spec import EventFile, ItemFile, Location, MappingFile, Source, read_mapping
+from feature_repo.adapters.mapping_file import Location, MappingFile, read_mapping
+from feature_repo.adapters.mapping_spec import EventFile, ItemFile, Source
 from feature_repo.adapters.mapping_sql import FieldSql, field_sql, identifier, literal
 from feature_repo.adapters.text_table import ROW, TextTable, read_text_table
 from feature_repo.datasets import Dataset, make_dataset
@@ -74,10 +75,12 @@ def _event_lines(mapping: MappingFile, file: EventFile, at: Location, data_dir: 
         with text.path.open("rb") as handle:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()[:16]
         found["event_id"] = FieldSql(f"'load-{digest}-' || {_ROW}")  # as `larder events load` would name it
-    if "value" not in found and "price" in found:
+    if "price" in found:
         quantity = f"coalesce({found['quantity'].value}, 1)" if "quantity" in found else "1"
         of_money = f"{found['event_type'].value} IN ('purchase', 'cancel')"
-        found["value"] = FieldSql(f"CASE WHEN {of_money} THEN ({found['price'].value}) * {quantity} END")
+        paid = f"CASE WHEN {of_money} THEN ({found['price'].value}) * {quantity} END"
+        said = found.get("value", FieldSql("NULL"))
+        found["value"] = FieldSql(f"coalesce({said.value}, {paid})", said.problem)
     return judged(text, text.path.name, _lines(file, found), f"{_of(found)} WHERE problem IS NULL ORDER BY {_ROW}")
 
 

@@ -24,7 +24,8 @@ app = typer.Typer(rich_markup_mode=None)
 def demo(
     ctx: typer.Context,
     dataset: Annotated[
-        str, typer.Option(help="simulator, online_retail, complete_journey or movielens.")
+        str,
+        typer.Option(help="simulator or online_retail; with others the story ends at the gate (docs/events.md)."),
     ] = "simulator",
     once: Annotated[bool, typer.Option("--once", help="End and clean up instead of waiting for Ctrl-C.")] = False,
     retrain: Annotated[

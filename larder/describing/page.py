@@ -1,4 +1,4 @@
-"""The report on a project's data as one HTML page. Names are user data: every text is escaped. PURE."""
+"""The report on a project's data as one HTML page. Names are user data: every text is escaped."""
 
 from __future__ import annotations
 
