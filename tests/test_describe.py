@@ -91,6 +91,18 @@ def test_the_figures_by_hand(home: Settings) -> None:
     assert found.quarantine == {"tea": 3}
 
 
+def test_the_funnel_counts_a_step_only_after_the_ones_before_it(home: Settings) -> None:
+    steps = {
+        "anna": ("view", "cart", "purchase"),
+        "ben": ("cart", "view", "purchase"),
+        "cleo": ("view", "purchase", "cart"),
+    }
+    rows = [(user, "a", kind, at * HOUR, 1) for user, kinds in steps.items() for at, kind in enumerate(kinds)]
+    write_dataset(shop(*rows), home)
+    assert describe(home).funnel == {"view": 3, "cart": 3, "purchase": 3}
+    assert describe(home).funnel_after == {"view": 3, "cart": 2, "purchase": 1}
+
+
 def test_the_figures_are_those_of_the_events(home: Settings) -> None:
     """Every split of the simulator's events adds up, and equals counting the rows one by one."""
     write_dataset(load_dataset("simulator", home, n_events=5_000), home)

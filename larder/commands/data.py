@@ -59,6 +59,8 @@ def import_(
     """
     from feature_repo.datasets import load_dataset, shift_to, write_dataset
 
+    if file is not None and mapping is not None:
+        raise BadInputError("name --file or --mapping, not both: a mapping names its files itself")
     if file is not None:
         _import_file(settings_of(ctx), file, None if before is None else parse_end(before))
         return
