@@ -65,7 +65,7 @@ def judged(text: TextTable, source: str, lines: str, events: str) -> Lines:
     source
         Name of the file or data set, for the quarantine.
     lines
-        Body of a query on the table `cell` (the file's columns as text, and `ROW`) that returns `ROW`, what the events
+        A query on the table `cell` (the file's columns as text, and `ROW`) that returns `ROW`, what the events
         need, and `problem`: `"slug: detail"` of a line that cannot be an event, else null.
     events
         Query on its result, the table `line`, for the columns of `Lines.events`; times as timestamps with zone or µs.
@@ -106,10 +106,10 @@ def accept(parts: Sequence[Lines], *, now: datetime | None = None) -> tuple[pa.T
         now = (last or datetime.now(UTC)) + timedelta(seconds=1)
     accepted, refused = validate_events(events, source="", now=now)
     starts = np.cumsum([0, *(table.num_rows for table in tables)])
+    rows = [part.events[ROW].to_numpy() for part in parts]
     for at, reason, detail in zip(*(refused[name].to_pylist() for name in ("row", "reason", "detail")), strict=True):
         part = int(np.searchsorted(starts, at, "right")) - 1
-        row = parts[part].events[ROW][at - int(starts[part])].as_py()
-        problems[part][row] = f"{reason}: {detail}"
+        problems[part][int(rows[part][at - starts[part]])] = f"{reason}: {detail}"
     return accepted, _quarantine(parts, problems)
 
 
