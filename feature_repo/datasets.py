@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from feature_repo.errors import BadInputError
 from feature_repo.event_log import ImportReport, read_events, read_items, write_dataset
-from feature_repo.events import EVENT_SCHEMA, ITEM_SCHEMA, TIMESTAMP
+from feature_repo.events import EVENT_SCHEMA, ITEM_SCHEMA, TIMESTAMP, Repeats
 from feature_repo.settings import Settings
 
 __all__ = [
@@ -50,6 +50,10 @@ class Dataset:
         `QUARANTINE_SCHEMA`; rows read = accepted + quarantined.
     shift_weeks
         By how many weeks the times have been moved from the publisher's.
+    target
+        Type of the events a model of these data predicts.
+    repeats
+        Whether people take an item again, so that it may be recommended again.
     """
 
     name: str
@@ -57,6 +61,8 @@ class Dataset:
     items: pa.Table
     quarantine: pa.Table
     shift_weeks: int = 0
+    target: str = "purchase"
+    repeats: Repeats = "keep"
 
     @property
     def quarantined(self) -> dict[str, int]:
@@ -87,7 +93,14 @@ class Dataset:
 
 
 def make_dataset(
-    name: str, events: pa.Table, items: pa.Table, quarantine: pa.Table, *, shift_weeks: int = 0
+    name: str,
+    events: pa.Table,
+    items: pa.Table,
+    quarantine: pa.Table,
+    *,
+    shift_weeks: int = 0,
+    target: str = "purchase",
+    repeats: Repeats = "keep",
 ) -> Dataset:
     """Return a data set with its tables in order and in their schemas.
 
@@ -103,6 +116,8 @@ def make_dataset(
         items=items.sort_by("item_id").cast(ITEM_SCHEMA),
         quarantine=quarantine,
         shift_weeks=shift_weeks,
+        target=target,
+        repeats=repeats,
     )
     if users < 2:
         reasons = ", ".join(f"{reason} {count}" for reason, count in dataset.quarantined.items()) or "none"
@@ -142,12 +157,12 @@ def load_dataset(name: str, settings: Settings, **options: Any) -> Dataset:
     Parameters
     ----------
     name
-        `simulator` or `online_retail`.
+        `simulator`, `online_retail`, `movielens`, `rees46` or `complete_journey`.
     settings
         `data_dir` for real data, `seed` for the simulator.
     options
         For the simulator: `n_events`, `end` (aware time), `seed` and any field of `SimulatorParams`.
-        For Online Retail: none.
+        For real data: none.
 
     Raises
     ------
@@ -178,14 +193,42 @@ def _simulator(settings: Settings, options: dict[str, Any]) -> Dataset:
 def _online_retail(settings: Settings, options: dict[str, Any]) -> Dataset:
     from feature_repo.adapters.online_retail import load
 
-    if options:
-        raise BadInputError(f"the data set online_retail has no option {sorted(options)[0]!r}")
+    _no_options("online_retail", options)
     return load(settings.data_dir / "online_retail" / "online_retail.parquet")
+
+
+def _movielens(settings: Settings, options: dict[str, Any]) -> Dataset:
+    from feature_repo.adapters.movielens import load
+
+    _no_options("movielens", options)
+    return load(settings.data_dir / "ml_latest_small")
+
+
+def _rees46(settings: Settings, options: dict[str, Any]) -> Dataset:
+    from feature_repo.adapters.rees46 import load
+
+    _no_options("rees46", options)
+    return load(settings.data_dir / "rees46")
+
+
+def _complete_journey(settings: Settings, options: dict[str, Any]) -> Dataset:
+    from feature_repo.adapters.complete_journey import load
+
+    _no_options("complete_journey", options)
+    return load(settings.data_dir / "complete_journey")
+
+
+def _no_options(name: str, options: dict[str, Any]) -> None:
+    if options:
+        raise BadInputError(f"the data set {name} has no option {sorted(options)[0]!r}")
 
 
 _LOADERS: dict[str, Callable[[Settings, dict[str, Any]], Dataset]] = {
     "simulator": _simulator,
     "online_retail": _online_retail,
+    "movielens": _movielens,
+    "rees46": _rees46,
+    "complete_journey": _complete_journey,
 }
 
 

@@ -25,7 +25,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from feature_repo.errors import BadInputError, NotFoundError
-from feature_repo.events import ITEM_CHANGE_SCHEMA, LOG_SCHEMA, SEQ_COUNTER_BITS, TIMESTAMP
+from feature_repo.events import ITEM_CHANGE_SCHEMA, LOG_SCHEMA, SEQ_COUNTER_BITS, TIMESTAMP, Repeats
 from feature_repo.live_files import log_paths, reading
 
 if TYPE_CHECKING:
@@ -44,7 +44,10 @@ _DAY_US = 86_400_000_000
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import read and wrote; kept as `dataset.json` beside the log."""
+    """What an import read and wrote; kept as `dataset.json` beside the log.
+
+    `target` and `repeats` are those of the data set: what a model of it predicts unless told otherwise.
+    """
 
     name: str
     rows_read: int
@@ -57,6 +60,8 @@ class ImportReport:
     first_time: str
     last_time: str
     last_seq: int
+    target: str = "purchase"
+    repeats: Repeats = "keep"
 
 
 def write_dataset(dataset: Dataset, settings: Settings) -> ImportReport:
@@ -90,6 +95,8 @@ def write_dataset(dataset: Dataset, settings: Settings) -> ImportReport:
         first_time=dataset.first_time.isoformat(),
         last_time=dataset.last_time.isoformat(),
         last_seq=log["seq"][-1].as_py(),
+        target=dataset.target,
+        repeats=dataset.repeats,
     )
     settings.root.mkdir(parents=True, exist_ok=True)
     with _locked(settings):

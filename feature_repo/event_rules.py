@@ -14,7 +14,7 @@ from feature_repo.events import EVENT_SCHEMA, MAX_FUTURE_S, MAX_ID_BYTES, EventT
 REASONS: dict[str, str] = {
     "missing_field": "A required field is absent or null (a rating also requires a value).",
     "unknown_field": "The event has a field that is not in the schema.",
-    "bad_type": "A field has the wrong type, e.g. a number where text is required or text where a time is required.",
+    "bad_type": "A field has the wrong type, e.g. text where a number or a time is required, or a line is broken.",
     "bad_id": "An id is empty, longer than 128 UTF-8 bytes, or contains control characters or lone surrogates.",
     "bad_event_type": "The event type is not one of the closed set.",
     "bad_context": "The context is not a JSON object of at most 4,096 bytes.",
@@ -36,7 +36,7 @@ REASONS: dict[str, str] = {
     "duplicate": "An earlier row of the same table has the same event_id.",
     "no_customer": "The line names no customer (Online Retail).",
     "non_product_code": "The code is not a product: postage, manual entries, discounts, fees, ... (Online Retail).",
-    "zero_price": "The unit price is zero or rounds to zero: a gift or a stock correction (Online Retail).",
+    "zero_price": "The unit price is zero or rounds to zero: a gift, a stock correction, fuel (adapters).",
     "not_a_sale": "A quantity below 1 without a cancellation, or an accounting entry (Online Retail).",
 }
 

@@ -6,6 +6,7 @@ Every adapter, the simulator and the API produce these tables; the fold, ingest 
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Literal
 
 import pyarrow as pa
 
@@ -28,6 +29,9 @@ class EventType(IntEnum):
     confirm = 8
     reject = 9
 
+
+#: Whether what a user has taken may be recommended again (keep), as in a grocery, or not (drop), as with films.
+Repeats = Literal["keep", "drop"]
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 

@@ -202,12 +202,14 @@ def test_nothing_imported_yet_is_said_and_no_directory_appears(project):
 
 
 def test_unknown_names_and_options_are_named(project):
-    with pytest.raises(BadInputError, match=r"'movielens'.*online_retail, simulator"):
-        load_dataset("movielens", project)
+    known = "complete_journey, movielens, online_retail, rees46, simulator"
+    with pytest.raises(BadInputError, match=rf"'netflix'.*{known}"):
+        load_dataset("netflix", project)
     with pytest.raises(BadInputError, match=r"'n_event'.*n_events"):
         load_dataset("simulator", project, n_event=5)
-    with pytest.raises(BadInputError, match="'n_events'"):
-        load_dataset("online_retail", project, n_events=5)
+    for name in ("online_retail", "movielens", "rees46", "complete_journey"):
+        with pytest.raises(BadInputError, match=f"{name} has no option 'n_events'"):
+            load_dataset(name, project, n_events=5)
 
 
 def test_one_user_is_no_data_set():

@@ -103,16 +103,17 @@ def evaluate(
     aucs: list[float] = []
     recalls: list[float] = []
     rng = np.random.default_rng([seed, 1])
+    repeats = recommender.policy.repeats  # what serving would show; of a film seen, nobody asks for it again
     for done, (user_id, wanted) in enumerate(targets.items()):
         user = reader.user(user_id, now)
         segment = "warm" if user.known else "cold"
         segments[segment][user_id] = wanted
-        slate = recommender.recommend(reader, table, user_id, now, k=DEPTH, repeats="keep")
+        slate = recommender.recommend(reader, table, user_id, now, k=DEPTH)
         _put(slates[segment], TWO_STAGE, user_id, [item.item_id for item in slate.items])
         for name, baseline in others.items():
-            _put(slates[segment], name, user_id, baseline(user, table, now)[:DEPTH])
+            _put(slates[segment], name, user_id, baseline(user, table, now, repeats=repeats == "keep")[:DEPTH])
         if user.known:
-            draft = recommender.draft(user, table, now, k=DEPTH, repeats="keep")
+            draft = recommender.draft(user, table, now, k=DEPTH)
             recalls.append(len(set(draft.item_ids) & wanted) / len(wanted))
             aucs.append(user_auc(recommender, reader, table, user_id, wanted, now, rng))
             fresh = wanted - set(_taken(reader, user_id, sorted(wanted), now))

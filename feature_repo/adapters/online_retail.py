@@ -5,20 +5,18 @@ Publisher: https://archive.ics.uci.edu/dataset/352/online+retail (CC BY 4.0).
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from feature_repo.adapters.assemble import Lines, accept, catalogue, with_categories
+from feature_repo.adapters.text_table import ROW
 from feature_repo.adapters.titles import categories_of
 from feature_repo.datasets import Dataset, make_dataset
 from feature_repo.errors import BadInputError, NotFoundError
-from feature_repo.events import EVENT_SCHEMA, ITEM_SCHEMA
-from feature_repo.validation import quarantine_rows, validate_events
+from feature_repo.events import ITEM_SCHEMA
 
 NAME = "online_retail"
 
@@ -56,7 +54,7 @@ SELECT *,
     END AS problem
 FROM (
     SELECT *,
-        row_number() OVER (PARTITION BY InvoiceNo ORDER BY row) AS line_number,
+        row_number() OVER (PARTITION BY InvoiceNo ORDER BY "#row") AS line_number,
         upper(trim(nfc_normalize(StockCode))) AS code,
         TRY_CAST(CustomerID AS BIGINT)::VARCHAR AS customer,
         TRY_CAST(round(UnitPrice * 100) AS BIGINT) AS pence,
@@ -67,29 +65,22 @@ FROM (
 
 #: Two equal lines of one invoice are two lines (the customer took two lots): the line's number tells them apart.
 _EVENTS = """
-SELECT row, InvoiceNo || '-' || line_number AS event_id, customer AS user_id, code AS item_id,
+SELECT "#row", InvoiceNo || '-' || line_number AS event_id, customer AS user_id, code AS item_id,
     CASE WHEN cancelled THEN 'cancel' ELSE 'purchase' END AS event_type,
-    pence::DOUBLE * abs(Quantity) AS value, abs(Quantity) AS quantity, InvoiceDate AS event_timestamp,
+    pence::DOUBLE * abs(Quantity) AS value, abs(Quantity) AS quantity, epoch_us(InvoiceDate) AS event_timestamp,
     InvoiceNo AS session_id, pence AS price
-FROM line WHERE problem IS NULL ORDER BY row
+FROM line WHERE problem IS NULL ORDER BY "#row"
 """
 
-#: The catalogue holds what was known when an item came in: its first price, and no availability, of which the data say
-#: nothing. Today's price or "sold lately" would tell a model of the past what came after.
-_ITEMS = """
-SELECT line.code AS item_id, any_value(title) AS title, arg_min(pence, (InvoiceDate, row)) AS price,
-    min(InvoiceDate) AS created_at, true AS available
-FROM line
-LEFT JOIN (
-    SELECT code, arg_max(Description, (lines, Description)) AS title
-    FROM (
-        SELECT code, trim(Description) AS Description, count(*) AS lines
-        FROM line WHERE pence > 0 AND trim(Description) <> '' GROUP BY ALL
-    )
-    GROUP BY code
-) titles ON titles.code = line.code
-WHERE problem IS NULL
-GROUP BY line.code ORDER BY line.code
+#: An item's title is the one most of its lines have.
+_TITLES = """
+SELECT code AS item_id, arg_max(Description, (lines, Description)) AS title
+FROM (
+    SELECT code, trim(Description) AS Description, count(*) AS lines
+    FROM line WHERE pence > 0 AND trim(Description) <> '' GROUP BY ALL
+)
+WHERE code IN (SELECT item_id FROM event)
+GROUP BY code
 """
 
 
@@ -113,18 +104,21 @@ def load(path: Path) -> Dataset:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("source", source)
         connection.execute(_LINES)
-        refused = connection.sql("SELECT row, problem FROM line WHERE problem IS NOT NULL").to_arrow_table()
-        events = connection.sql(_EVENTS).to_arrow_table()
-        items = connection.sql(_ITEMS).to_arrow_table()
-    problems = dict(zip(refused["row"].to_pylist(), refused["problem"].to_pylist(), strict=True))
-    items = _catalogue(items)
-    events, invalid = _validated(events, items)
-    quarantine = pa.concat_tables([quarantine_rows(source.drop("row"), problems, source=NAME), invalid])
-    return make_dataset(NAME, events, items, quarantine.sort_by("row"))
+        refused = connection.sql('SELECT "#row", problem FROM line WHERE problem IS NOT NULL').to_arrow_table()
+        lines = connection.sql(_EVENTS).to_arrow_table()
+        problems = dict(zip(refused[ROW].to_pylist(), refused["problem"].to_pylist(), strict=True))
+        events, quarantine = accept([Lines(NAME, source, lines, problems)])
+        connection.register("event", events)
+        titles = connection.sql(_TITLES).to_arrow_table()
+    items = catalogue(events, titles)
+    # The head nouns of all titles, also of items without one.
+    categories = pa.array(categories_of(items["title"].to_pylist()), pa.string())
+    items = items.set_column(items.schema.get_field_index("category"), ITEM_SCHEMA.field("category"), categories)
+    return make_dataset(NAME, with_categories(events, items), items, quarantine)
 
 
 def _read(path: Path) -> pa.Table:
-    """Return the lines in the columns and types we use, numbered in `row`."""
+    """Return the lines in the columns and types we use, numbered in `ROW`."""
     if not path.is_file():
         raise NotFoundError(
             f"no Online Retail data at {path}: get it from https://archive.ics.uci.edu/dataset/352/online+retail, "
@@ -139,39 +133,10 @@ def _read(path: Path) -> pa.Table:
         raise BadInputError(f"{path} lacks the columns {', '.join(missing)}; it has: {', '.join(table.column_names)}")
     if table.num_rows == 0:
         raise BadInputError(f"{path} has no rows")
-    columns = {"row": pa.array(range(table.num_rows), pa.int64())}
+    columns = {ROW: pa.array(range(table.num_rows), pa.int64())}
     for name, kind in _COLUMNS.items():
         try:
             columns[name] = table[name].cast(kind, safe=not pa.types.is_timestamp(kind))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise BadInputError(f"{path}: column {name} is no {kind}: {error}") from None
     return pa.table(columns)
-
-
-def _catalogue(items: pa.Table) -> pa.Table:
-    columns = {name: items[name] for name in items.column_names}
-    columns["created_at"] = pc.assume_timezone(items["created_at"].cast(pa.timestamp("us")), "UTC")
-    columns["category"] = pa.array(categories_of(items["title"].to_pylist()), pa.string())
-    return _in_schema(columns, items.num_rows, ITEM_SCHEMA)
-
-
-def _validated(lines: pa.Table, items: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Enrich the lines, run the common rules, and give refused ones their row number in the source."""
-    columns: dict[str, Any] = {name: lines[name] for name in lines.column_names if name != "row"}
-    columns["event_timestamp"] = pc.assume_timezone(lines["event_timestamp"].cast(pa.timestamp("us")), "UTC")
-    columns["received_at"] = columns["event_timestamp"]
-    columns["category"] = pc.take(items["category"], pc.index_in(lines["item_id"], items["item_id"]))
-    table = _in_schema(columns, lines.num_rows, EVENT_SCHEMA, nullable=True)
-    if lines.num_rows == 0:
-        return table.cast(EVENT_SCHEMA), quarantine_rows(table, {}, source=NAME)
-    now = pc.max(table["event_timestamp"]).as_py() + timedelta(seconds=1)
-    accepted, refused = validate_events(table, source=NAME, now=now)
-    return accepted, refused.set_column(1, refused.schema.field("row"), pc.take(lines["row"], refused["row"]))
-
-
-def _in_schema(columns: dict[str, Any], rows: int, schema: pa.Schema, *, nullable: bool = False) -> pa.Table:
-    """Return a table of the schema, absent columns null."""
-    fields = [field.with_nullable(nullable or field.nullable) for field in schema]
-    given = {name: column.cast(schema.field(name).type) for name, column in columns.items()}
-    arrays = [given[field.name] if field.name in given else pa.nulls(rows, field.type) for field in fields]
-    return pa.table(arrays, schema=pa.schema(fields))

@@ -23,7 +23,9 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Import a da
 @app.command("import")
 def import_(
     ctx: typer.Context,
-    dataset: Annotated[str, typer.Option(help="simulator or online_retail.")] = "simulator",
+    dataset: Annotated[
+        str, typer.Option(help="simulator, online_retail, movielens, rees46 or complete_journey.")
+    ] = "simulator",
     end: Annotated[
         str | None,
         typer.Option(help="Move all times by whole weeks, up to this ISO date or 'now'; default: times as published."),
@@ -34,31 +36,46 @@ def import_(
         Path | None,
         typer.Option(help="A file of events (Parquet, CSV, JSON lines) instead of a data set; replaces the history."),
     ] = None,
+    mapping: Annotated[
+        Path | None,
+        typer.Option(help="A YAML mapping: which columns of your CSV or Parquet files are which fields."),
+    ] = None,
     before: Annotated[
         str | None, typer.Option(help="Of the file only what happened before this ISO time (or 'now').")
     ] = None,
 ) -> None:
     """Import a data set as the history of a project (its name is the project's unless --project names one).
 
-    A file of events replaces the project's history; its catalogue stays. What happened later than --before can be
-    loaded live (larder events load): nothing may be in both.
+    Your own files: with --mapping, whatever their columns are called (docs/own-data.md); with --file, if they are those
+    of docs/events.md already. A file of events replaces the project's history; its catalogue stays. What happened later
+    than --before can be loaded live (larder events load): nothing may be in both.
 
     Examples
     --------
       larder data import --dataset simulator --events 200000 --end now
       larder data import --dataset online_retail
+      larder data import --mapping shop.yaml
       larder --project shop data import --file events.parquet --before 2026-01-31
     """
     from feature_repo.datasets import load_dataset, shift_to, write_dataset
 
+    if file is not None and mapping is not None:
+        raise BadInputError("name --file or --mapping, not both: a mapping names its files itself")
     if file is not None:
         _import_file(settings_of(ctx), file, None if before is None else parse_end(before))
         return
-    settings = settings_of(ctx, dataset)
     until = None if end is None else parse_end(end)
     options = {key: value for key, value in {"n_events": events, "seed": seed}.items() if value is not None}
-    with progress(f"load {dataset}"):
-        loaded = load_dataset(dataset, settings, **options)
+    if mapping is not None:
+        from feature_repo.adapters.mapped_files import load
+
+        with progress(f"load {mapping.name}"):
+            loaded = load(mapping, settings_of(ctx).data_dir)
+        settings = settings_of(ctx, loaded.name)
+    else:
+        settings = settings_of(ctx, dataset)
+        with progress(f"load {dataset}"):
+            loaded = load_dataset(dataset, settings, **options)
     if until is not None:
         loaded = shift_to(loaded, until)
     with progress(f"write {settings.root}"):
@@ -84,6 +101,46 @@ def status(ctx: typer.Context) -> None:
         if not settings.events_dir.is_dir():  # nor live events
             raise
     _show_refused(settings)
+
+
+@app.command()
+def describe(
+    ctx: typer.Context,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="A data set (as of import) to describe: imported first if its project has no data yet."),
+    ] = None,
+) -> None:
+    """Describe a project's data: a short table here, and one page with pictures that needs nothing else.
+
+    Counts, spans, activity by hour and weekday, the funnel from view to purchase, categories, prices, lengths of
+    histories, the share of new users and items, and the quarantine: .larder/results/data-<project>.html.
+
+    Examples
+    --------
+      larder data describe
+      larder data describe --dataset online_retail
+      larder --project shop data describe
+    """
+    from larder.describing.figures import describe as figures_of
+    from larder.describing.page import data_page, summary
+    from larder.describing.pictures import pictures
+    from larder.story.data import ensure_data
+
+    settings = settings_of(ctx, dataset)
+    if dataset is not None:
+        ensure_data(settings, dataset)
+    with progress("count"):
+        found = figures_of(settings)
+    with progress("draw"):
+        page = data_page(found, pictures(found))
+    path = settings.results_dir / f"data-{settings.project}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, "utf-8")
+    print(f"project {settings.project}: data set {found.data_set}")
+    for name, text in summary(found):
+        print(f"  {name:<11} {text}")
+    print(f"  page        {path}")
 
 
 def _import_file(settings: Settings, file: Path, before: datetime | None) -> None:

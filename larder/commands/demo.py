@@ -23,7 +23,10 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def demo(
     ctx: typer.Context,
-    dataset: Annotated[str, typer.Option(help="simulator or online_retail.")] = "simulator",
+    dataset: Annotated[
+        str,
+        typer.Option(help="simulator or online_retail; with others the story ends at the gate (docs/events.md)."),
+    ] = "simulator",
     once: Annotated[bool, typer.Option("--once", help="End and clean up instead of waiting for Ctrl-C.")] = False,
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Train a new version even if there is a champion.")

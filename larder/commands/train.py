@@ -19,12 +19,19 @@ app = typer.Typer(rich_markup_mode=None)
 def train(
     ctx: typer.Context,
     dataset: Annotated[
-        str | None, typer.Option(help="simulator or online_retail: imported first if the project has no data yet.")
+        str | None,
+        typer.Option(
+            help="simulator, online_retail, complete_journey, movielens or rees46: imported first if the project has "
+            "no data yet."
+        ),
     ] = None,
     windows: Annotated[int, typer.Option(min=1, max=20, help="Rolling windows the ranker learns from.")] = 4,
     register: Annotated[bool, typer.Option(help="Log to MLflow and register a new version.")] = True,
 ) -> None:
     """Train a two-stage model: temporal split, generators, ranker on rolling cuts, evaluation, bundle, registration.
+
+    What it predicts, and whether people take an item again, is the data set's to say: purchases that repeat, but for
+    MovieLens ratings that do not (docs/events.md).
 
     Needs MLflow to register (`larder services up`, or the one running); it is started for the time of the command if
     it is not.
@@ -36,6 +43,7 @@ def train(
       larder train --dataset simulator --no-register
     """
     from feature_repo.backfill import backfill
+    from feature_repo.event_log import read_report
     from larder.progress import progress
     from larder.services.stack import Stack
     from larder.story.data import ensure_data
@@ -45,11 +53,13 @@ def train(
 
     settings = settings_of(ctx, dataset)
     data_hash = ensure_data(settings, dataset or settings.project)
+    data = read_report(settings)
     with progress("backfill"):
         backfill(settings)
     with Stack(settings, redis=False, mlflow=register) as stack:
         with PhaseProgress() as report:
-            result = run(stack.settings, TrainConfig(windows=windows), data_hash, report)
+            config = TrainConfig(target=data.target, repeats=data.repeats, windows=windows)
+            result = run(stack.settings, config, data_hash, report)
         print_result(result)
         if register:
             from training.tracking import register_training

@@ -68,6 +68,7 @@ def prepare_features(settings: Settings, dataset: str, clock: Clock, options: di
 def prepare_champion(stack: Stack, data_hash: str, clock: Clock, *, windows: int, retrain: bool) -> dict[str, float]:
     """Train, register, gate and promote, unless there is a champion already; return the figures of the evaluation."""
     from deployment.promotion import ControlPlane
+    from feature_repo.event_log import read_report
     from larder.commands.models import print_verdict
     from larder.commands.train import print_result
     from training.tracking import register_training
@@ -81,8 +82,10 @@ def prepare_champion(stack: Stack, data_hash: str, clock: Clock, *, windows: int
     if not retrain and _has_champion(settings, plane.store.plan()):
         plane.publish()
         return {}
+    data = read_report(settings)
+    config = TrainConfig(target=data.target, repeats=data.repeats, windows=windows)
     with clock.part("train"), PhaseProgress() as report:
-        result = train(settings, TrainConfig(windows=windows), data_hash, report)
+        result = train(settings, config, data_hash, report)
     print_result(result)
     with clock.part("register"):
         registered = register_training(settings, result)

@@ -23,8 +23,8 @@ I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
 
-#: Columns of the item side that request-time features read.
-ITEM_INPUTS = tuple(name for name in INPUTS if name.startswith("item_"))
+#: Columns of the item side that request-time features and popularity read.
+ITEM_INPUTS = (*(name for name in INPUTS if name.startswith("item_")), "item_ratings")
 _STATE_INPUTS = tuple(name for name in ITEM_INPUTS if name in {c.name for c in ITEM_STATS.columns})
 
 
@@ -113,7 +113,8 @@ class ItemTable:
         ----------
         window
             `all` counts all purchases (views where nothing was ever bought); `1d`, `7d`, `30d`, `90d` are purchase
-            lines decayed with that half-life to `as_of_us`.
+            lines decayed with that half-life to `as_of_us`. Where nobody ever bought anything, but things are rated,
+            every window counts all ratings.
         """
         return self._ranked(window)[0]
 
@@ -132,6 +133,9 @@ class ItemTable:
         return found
 
     def _popularity(self, window: str) -> F64:
+        ratings = np.nan_to_num(self.columns["item_ratings"])
+        if ratings.any() and not np.nan_to_num(self.columns["item_purchases"]).any():
+            return ratings
         if window == "all":
             return np.nan_to_num(self.columns["item_purchases"]) + 1e-3 * np.nan_to_num(self.columns["item_views"])
         half_life_us = float(int(window.removesuffix("d")) * 86_400_000_000)
