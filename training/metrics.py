@@ -6,11 +6,19 @@ These are the definitions, one list at a time. `slate_metrics.py` computes the s
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from math import exp, factorial
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 F64 = npt.NDArray[np.float64]
+
+MULTINOMIAL_USERS: Final = 5_000
+#: Poisson(1) by 16 random bits: mean 1, variance 1 to four digits, at most 8.
+_POISSON: Final = np.searchsorted(
+    np.cumsum([exp(-1.0) / factorial(i) for i in range(9)]), (np.arange(1 << 16) + 0.5) / (1 << 16)
+).astype(np.float64)
 
 
 def ndcg(slate: Sequence[str], targets: Collection[str], k: int) -> float:
@@ -247,6 +255,9 @@ def bootstrap_mean(values: F64, *, seed: int, rounds: int = 2000, level: float =
 def resampled_means(values: F64, *, seed: int, rounds: int = 2000) -> F64:
     """Means of bootstrap samples of users; all columns see the same samples, so differences are paired.
 
+    Up to `MULTINOMIAL_USERS` users this is the multinomial bootstrap; for more the Poisson bootstrap (Chamandy et al.
+    2012), whose weights are independent: several times faster, and the difference is of the order of one user.
+
     Parameters
     ----------
     values
@@ -260,13 +271,18 @@ def resampled_means(values: F64, *, seed: int, rounds: int = 2000) -> F64:
     n = len(values)
     rng = np.random.default_rng(seed)
     means = np.empty((rounds, values.shape[1]))
-    # How often each user was drawn, some rounds at a time: memory stays at some 50 MB for any number of users.
-    counts = np.empty((max(1, min(rounds, 6_000_000 // n)), n))
-    for first in range(0, rounds, len(counts)):
-        part = counts[: rounds - first]
-        for row in part:
-            row[:] = np.bincount(rng.integers(0, n, n, dtype=np.int32), minlength=n)
-        means[first : first + len(part)] = part @ values / n
+    # Some rounds at a time: memory stays below 100 MB for any number of users that fits by itself.
+    step = max(1, min(rounds, 5_000_000 // n))
+    weights = np.empty((step, n))
+    counted = np.column_stack([values, np.ones(n)])  # the last column sums the weights
+    for first in range(0, rounds, step):
+        part = weights[: rounds - first]
+        if n <= MULTINOMIAL_USERS:
+            part[:] = rng.multinomial(n, np.full(n, 1.0 / n), size=len(part))
+        else:
+            np.take(_POISSON, rng.integers(0, 1 << 16, part.shape, dtype=np.uint16), out=part, mode="clip")
+        sums = part @ counted
+        means[first : first + len(part)] = sums[:, :-1] / sums[:, -1:]
     return means
 
 
