@@ -272,7 +272,7 @@ def _segment(
     names = [name for name in users[base] if _graded(name) or name.startswith(("ndcg@", "recall@"))]
     values = np.column_stack([users[model][name] for model in users for name in names])
     means = resampled_means(values, seed=seed, rounds=rounds).reshape(rounds, len(users), len(names))
-    mean = {model: values[:, i * len(names) : (i + 1) * len(names)].mean(axis=0) for i, model in enumerate(users)}
+    mean = {model: np.array([one[name].mean() for name in names]) for model, one in users.items()}
     found: dict[str, dict[str, Figure]] = {}
     gains: dict[str, dict[str, Figure]] = {}
     at = list(users).index(base)

@@ -187,8 +187,8 @@ def novelty(slates: Collection[Sequence[str]], interactions: Mapping[str, float]
 
     Examples
     --------
-    >>> novelty([["a", "b"], ["a"]], {"a": 3, "b": 1, "c": 4}, 2) == (2 * np.log2(8 / 3) + 3.0) / 3
-    True
+    >>> novelty([["a", "b"], ["a", "c", "b"]], {"a": 4, "b": 2, "c": 2}, 2)
+    1.5
     """
     bits = dict(zip(interactions, self_information(np.array([*interactions.values()], float)), strict=True))
     never = float(np.log2(sum(interactions.values())))

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from feature_repo.errors import BadInputError, NotFoundError
 from feature_repo.event_log import read_events
+from feature_repo.event_rules import normalise_id
 from feature_repo.events import TIMESTAMP
 from feature_repo.settings import Settings
 from training.grading import Events, Recs
@@ -52,7 +53,11 @@ class _File:
         missing = pc.fill_null(pc.equal(found, ""), fill_value=True).to_numpy(zero_copy_only=False)
         if missing.any():
             raise BadInputError(f"{self.place(missing.argmax())}: {name} is missing")
-        return pc.utf8_normalize(found, form="NFC")
+        if pc.all(pc.string_is_ascii(found)).as_py() is not False:
+            return found
+        # Not pc.utf8_normalize: its "NFC" takes accents apart (pyarrow 25).
+        coded = found.dictionary_encode()
+        return pa.array([normalise_id(text) for text in coded.dictionary.to_pylist()], pa.string()).take(coded.indices)
 
 
 def read_recs(path: Path) -> Recs:
@@ -117,6 +122,23 @@ def write_recs(path: Path, slates: Mapping[str, Sequence[str]]) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(table), path, compression="zstd")
+
+
+def write_slates(directory: Path, slates: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]]) -> list[Path]:
+    """Write the lists of an `Evaluation` (segment -> model -> user -> items), two files for each model.
+
+    `<model>.parquet` has the lists of warm and cold users; `<model>-new-items.parquet` those of warm users without what
+    they had before, to be graded with `--repeats drop`.
+    """
+    written = []
+    for model in {**slates["warm"], **slates["cold"]}:
+        both = {**slates["warm"].get(model, {}), **slates["cold"].get(model, {})}
+        files = {f"{model}.parquet": both, f"{model}-new-items.parquet": slates["new_items"].get(model, {})}
+        for name, lists in files.items():
+            if lists:
+                write_recs(directory / name, lists)
+                written.append(directory / name)
+    return written
 
 
 def _open(
