@@ -167,6 +167,12 @@ def test_a_catalogue_may_have_more_columns(tmp_path: Path) -> None:
     assert read_catalogue(path).to_pylist() == ["a", "b"]
 
 
+def test_an_index_of_pandas_is_no_column(tmp_path: Path) -> None:
+    frame = pd.DataFrame(ROWS, columns=["user_id", "item_id", "rank"])
+    frame[frame["rank"] == 1].iloc[::-1].to_parquet(tmp_path / "recs.parquet")
+    assert columns(read_recs(tmp_path / "recs.parquet")) == [("u2", "é", 1), ("u1", "a", 1)]
+
+
 def test_categories_of_pandas_are_text(tmp_path: Path) -> None:
     frame = pd.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"], "rank": np.array([1, 2], np.int8)})
     frame.astype({"user_id": "category"}).to_parquet(tmp_path / "recs.parquet")

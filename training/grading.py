@@ -7,7 +7,7 @@ denominator, a user without a list scores 0, warm and cold users apart, warm use
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
@@ -121,6 +121,11 @@ class Grading:
     interactions: F64
     strangers: dict[str, int]
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models, in the order given."""
+        return tuple(self.strangers)
+
 
 @dataclass(frozen=True)
 class _Truth:
@@ -131,12 +136,7 @@ class _Truth:
     targets: I64  # pairs, in the order of users
     taken: I64  # pairs of before the window, sorted
     warm: Mask
-    interactions: F64 = field(repr=False)
-
-    def pairs(self, users: pa.Array, items: pa.Array) -> tuple[I64, I64]:
-        """Return users (-1: has no targets) and pairs of rows."""
-        user, item = _codes(users, self.users), _codes(items, self.items)
-        return user, user * len(self.items) + item
+    interactions: F64
 
 
 def grade(
@@ -180,7 +180,7 @@ def grade(
     strangers: dict[str, int] = {}
     for model, one in recs.items():
         on_step(f"lists of {model}")
-        user, pair = truth.pairs(one.user, one.item)
+        user, pair = _pairs(one.user, one.item, truth.users, truth.items)
         order = np.lexsort((one.rank, user))
         order = order[user[order] >= 0]
         lists[model] = user[order], pair[order]
@@ -218,15 +218,14 @@ def _truth(events: Events, recs: Mapping[str, Recs], window: Window, target: str
     users = pc.unique(wanted.user)
     # Targets and history outside the catalogue stay: an unseen item is in the denominator.
     items = pc.unique(pa.concat_arrays([catalogue, wanted.item, history.item]))
-    truth = _Truth(users, items, np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.bool_), np.empty(0))
-    user, pair = truth.pairs(history.user, history.item)
+    user, pair = _pairs(history.user, history.item, users, items)
     acted = ~pc.equal(history.event_type, "impression").to_numpy(zero_copy_only=False)
     taken = np.unique(pair[(user >= 0) & acted])
     warm = np.zeros(len(users), np.bool_)
     warm[user[user >= 0]] = True
     bought = _codes(history.item.filter(pc.equal(history.event_type, target)), catalogue)
     interactions = np.bincount(bought[bought >= 0], minlength=len(catalogue)).astype(np.float64)
-    targets = np.unique(truth.pairs(wanted.user, wanted.item)[1])
+    targets = np.unique(_pairs(wanted.user, wanted.item, users, items)[1])
     return _Truth(users, items, targets, taken, warm, interactions)
 
 
@@ -321,6 +320,12 @@ def _figures(names: list[str], mean: F64, means: F64) -> dict[str, Figure]:
 def _graded(name: str) -> bool:
     """Whether a metric is reported; the other lengths are points of the curves only."""
     return int(name.partition("@")[2]) in KS
+
+
+def _pairs(user: pa.Array, item: pa.Array, users: pa.Array, items: pa.Array) -> tuple[I64, I64]:
+    """Return the users of rows (-1: has no targets) and their pairs."""
+    code = _codes(user, users)
+    return code, code * len(items) + _codes(item, items)
 
 
 def _codes(values: pa.Array, vocabulary: pa.Array) -> I64:

@@ -20,7 +20,7 @@ _WIDTH: Final = 4.4
 def plots(grading: Grading) -> Iterator[tuple[str, Figure]]:
     """Draw all plots: (title, figure)."""
     yield "Quality by length of the list, 95 % intervals", _curves(grading)
-    if len(grading.strangers) > 1:
+    if len(grading.models) > 1:
         yield f"Gain in nDCG@10 over {grading.against}, user by user", _gains(grading)
     first = next(iter(grading.segments))
     yield f"What the first 10 places show ({TITLES[first]})", _exposure(grading, first)
@@ -49,7 +49,7 @@ def _curves(grading: Grading) -> Figure:
 
 
 def _gains(grading: Grading) -> Figure:
-    models = [model for model in grading.strangers if model != grading.against]
+    models = [model for model in grading.models if model != grading.against]
     figure, axes = _figure(len(models), len(grading.segments), 2.6)
     for column, (name, segment) in enumerate(grading.segments.items()):
         for axis, model in zip(axes[:, column], models, strict=True):

@@ -167,7 +167,7 @@ def _open(
 
 def _parquet(path: Path, wanted: Sequence[str]) -> tuple[list[str], dict[str, pa.Array]]:
     with pq.ParquetFile(path) as file:
-        names = list(file.schema_arrow.names)
+        names = [name for name in file.schema_arrow.names if not name.startswith("__index_level_")]  # pandas' index
         table = file.read([name for name in wanted if name in names])
     return names, {name: _flat(table[name]) for name in table.column_names}
 

@@ -74,10 +74,10 @@ def log_evaluation(
     UnavailableError
         If the MLflow server does not take it; the files on disk are kept.
     """
+    mlflow = client(settings)
     from mlflow.entities import Metric, Param
     from mlflow.exceptions import MlflowException
 
-    mlflow = client(settings)
     try:
         experiment = _experiment(mlflow)
         run_id = mlflow.create_run(experiment, run_name=name).info.run_id
