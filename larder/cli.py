@@ -19,7 +19,20 @@ from larder import commands
 from larder.session import Session
 
 #: The order of a first day; commands that are not named here follow.
-_ORDER = ("demo", "services", "data", "features", "events", "items", "ingest", "train", "models", "serve", "bench")
+_ORDER = (
+    "demo",
+    "services",
+    "data",
+    "features",
+    "events",
+    "items",
+    "ingest",
+    "train",
+    "evaluate",
+    "models",
+    "serve",
+    "bench",
+)
 
 _HELP = """\
 Larder: features, models and recommendations, from events to a served answer.

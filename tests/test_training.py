@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import redis
 
@@ -32,7 +34,9 @@ from serving.bundle import load_bundle
 from serving.plan import load_plan, plan_key
 from training.fit_generators import GeneratorParams
 from training.fit_ranker import RankerParams
+from training.grading import Segment, grade
 from training.offline_table import offline_item_table
+from training.rec_files import project_events, read_recs, write_slates
 from training.split import Log
 from training.tracking import Registered, register_training
 from training.train import TrainConfig, TrainResult, train
@@ -128,6 +132,33 @@ def test_training_frame_and_cascade_see_the_same_numbers(trained: Trained) -> No
         frame = training_frame(entities, "ranking_v1", trained.settings)
         names = list(feature_list("ranking_v1"))
         np.testing.assert_array_equal(frame[names].to_numpy(np.float32), matrix[:, : len(names)])
+
+
+@pytest.mark.parametrize("model", ["two_stage", "own_history", "als"])
+def test_lists_in_a_file_are_graded_like_the_model_itself(trained: Trained, tmp_path: Path, model: str) -> None:
+    """`larder evaluate` on the lists a training wrote gives the figures of the training, intervals included."""
+    evaluation = trained.result.evaluation
+    write_slates(tmp_path, evaluation.slates)
+    events = project_events(trained.settings)
+    reader = AsOfReader(trained.settings, evaluation.window.start_us)
+    catalogue = pa.array(offline_item_table(reader, evaluation.window.start_us).ids)
+
+    def graded(name: str, repeats: Literal["keep", "drop"]) -> dict[str, Segment]:
+        recs = {model: read_recs(tmp_path / f"{name}.parquet")}
+        window, seed = evaluation.window, evaluation.seed
+        return grade(events, recs, window, catalogue=catalogue, repeats=repeats, seed=seed).segments
+
+    found = graded(model, "keep")
+    found["new_items"] = graded(f"{model}-new-items", "drop")["warm"]
+    expected = {row["segment"]: row for row in evaluation.table() if row["model"] == model}
+    assert set(found) == set(expected) == {"warm", "new_items", "cold"}
+    for name, segment in found.items():
+        assert segment.users == expected[name]["users"]
+        for metric in ("ndcg@10", "recall@20", "map@10"):
+            one, row = segment.figures[model][metric], expected[name]
+            assert one.value == row[metric], (name, metric)
+            assert (one.low, one.high) == pytest.approx((row[f"{metric}_low"], row[f"{metric}_high"]), abs=1e-12)
+    assert found["warm"].figures[model]["coverage@10"].value == evaluation.coverage[model]
 
 
 def test_mlflow_has_everything(trained: Trained) -> None:

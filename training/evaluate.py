@@ -44,6 +44,8 @@ class Evaluation:
         Mean AUC per warm user of positives against uniformly drawn available items, two-stage model.
     candidate_recall
         Share of each warm user's targets among the candidates, shape (n_users,).
+    slates
+        segment -> model -> user -> the list that was graded.
     """
 
     window: Window
@@ -52,7 +54,7 @@ class Evaluation:
     auc: F64
     candidate_recall: F64
     seed: int
-    slates: dict[str, Slates] = field(default_factory=dict)
+    slates: dict[str, dict[str, Slates]] = field(default_factory=dict)
 
     def table(self) -> list[dict[str, Any]]:
         """One row per segment and model: each metric with its interval."""
@@ -130,7 +132,7 @@ def evaluate(
         for segment, models in slates.items()
     }
     covered = {model: coverage(list(lists.values()), len(table), 10) for model, lists in slates["warm"].items()}
-    return Evaluation(window, metrics, covered, np.array(aucs), np.array(recalls), seed, slates["warm"])
+    return Evaluation(window, metrics, covered, np.array(aucs), np.array(recalls), seed, slates)
 
 
 def user_auc(

@@ -69,6 +69,11 @@ class Log:
         return found
 
 
+def last_share(time_us: I64, share: float) -> Window:
+    """Return the window of the last `share` of the events: the test window of the protocol."""
+    return Window(int(np.quantile(time_us, 1.0 - share, method="lower")), int(time_us.max()) + 1)
+
+
 def split_by_time(time_us: I64, *, test_share: float, windows: int, stride: float = 1.0) -> Split:
     """Cut the events by time.
 
@@ -90,8 +95,8 @@ def split_by_time(time_us: I64, *, test_share: float, windows: int, stride: floa
     """
     if len(time_us) < 100:
         raise BadInputError(f"{len(time_us)} events are too few to split; at least 100 are needed")
-    cut = int(np.quantile(time_us, 1.0 - test_share, method="lower"))
-    end = int(time_us.max()) + 1
+    test = last_share(time_us, test_share)
+    cut, end = test.start_us, test.end_us
     first = int(time_us.min())
     length = end - cut
     starts = [cut - length - round(i * stride * length) for i in range(windows)]
@@ -102,4 +107,4 @@ def split_by_time(time_us: I64, *, test_share: float, windows: int, stride: floa
             f"the events span {(end - first) / DAY_US:.1f} days; with {length / DAY_US:.1f} days for the test no time "
             "is left to learn from"
         )
-    return Split(tuple(Window(s, s + length) for s in sorted(starts)), Window(cut, end))
+    return Split(tuple(Window(s, s + length) for s in sorted(starts)), test)

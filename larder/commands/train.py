@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,6 +29,9 @@ def train(
     ] = None,
     windows: Annotated[int, typer.Option(min=1, max=20, help="Rolling windows the ranker learns from.")] = 4,
     register: Annotated[bool, typer.Option(help="Log to MLflow and register a new version.")] = True,
+    slates: Annotated[
+        Path | None, typer.Option(help="Write every model's lists of the test window there, for `larder evaluate`.")
+    ] = None,
 ) -> None:
     """Train a two-stage model: temporal split, generators, ranker on rolling cuts, evaluation, bundle, registration.
 
@@ -40,7 +45,7 @@ def train(
     --------
       larder train --dataset online_retail
       larder --project simulator train --windows 6
-      larder train --dataset simulator --no-register
+      larder train --dataset simulator --no-register --slates slates
     """
     from feature_repo.backfill import backfill
     from feature_repo.event_log import read_report
@@ -61,6 +66,12 @@ def train(
             config = TrainConfig(target=data.target, repeats=data.repeats, windows=windows)
             result = run(stack.settings, config, data_hash, report)
         print_result(result)
+        if slates is not None:
+            from training.rec_files import write_slates
+
+            written = write_slates(slates, result.evaluation.slates)
+            window = datetime.fromtimestamp(result.split.test.start_us / 1e6, UTC)
+            print(f"{len(written)} files of lists in {slates}; larder evaluate --from {window.isoformat()} grades them")
         if register:
             from training.tracking import register_training
 
