@@ -39,6 +39,8 @@ ADAPTERS = {
     "larder/benches/feature_reads.py": {"feast"},
     "larder/benches/feature_writes.py": {"feast"},
     "serving/bundle.py": {"catboost"},
+    "training/classifiers.py": {"catboost", "lightgbm", "xgboost"},
+    "training/comparison_tracking.py": {"mlflow"},
     "training/fit_ranker.py": {"catboost"},
     "training/fit_generators.py": {"implicit"},
     "training/tracking.py": {"mlflow"},
