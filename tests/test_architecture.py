@@ -38,7 +38,7 @@ ADAPTERS = {
     "larder/benches/offline_joins.py": {"feast"},
     "larder/benches/feature_reads.py": {"feast"},
     "larder/benches/feature_writes.py": {"feast"},
-    "serving/bundle.py": {"catboost"},
+    "serving/bundle.py": {"catboost", "lightgbm", "xgboost"},
     "training/classifiers.py": {"catboost", "lightgbm", "xgboost"},
     "training/comparison_tracking.py": {"mlflow"},
     "training/fit_ranker.py": {"catboost"},

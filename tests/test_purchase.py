@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import redis
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from feature_repo.asof import AsOfReader
 from feature_repo.backfill import backfill
 from feature_repo.datasets import Dataset, load_dataset, read_events, write_dataset
-from feature_repo.errors import BadInputError
+from feature_repo.errors import BadInputError, NotFoundError
+from feature_repo.materialize import materialize
+from feature_repo.online_reader import AsyncOnlineReader
 from feature_repo.services import feature_list
 from feature_repo.settings import Settings
+from feature_repo.training_frame import training_frame
 from feature_repo.views import DAY_US
+from serving.bundle import MANIFEST, load_bundle, write_manifest
+from serving.cascade.purchase import CALIBRATION_FILE, GOLDEN_FILE, MODEL_FILES
+from serving.feature_reads import FeatureReads
+from serving.item_table_source import ItemTableSource
+from serving.metrics import Metrics
+from serving.redis_client import RedisGuard, connect
+from serving.release_loader import warm_up
+from serving.score import ScoreService
+from serving.state import Release, ServingState
+from tests.running_api import RunningApi, open_shop, plan_for, wait_until
+from tests.tiny_bundle import Shop, make_bundle, make_shop
 from training import compare_classifiers as comparing
-from training.classifier_metrics import Ordered, best_f1_threshold, bootstrap_areas, confusion, interval
+from training.classifier_metrics import Ordered
 from training.classifiers import CLASSIFIERS
-from training.compare_classifiers import CompareConfig, Comparison, Result, compare_classifiers, judged_rows, pick
+from training.compare_classifiers import CompareConfig, Comparison, Result, compare_classifiers, judged_rows
+from training.fit_generators import write_npz
 from training.offline_table import offline_item_table
 from training.purchase_rows import Draw, draw_pairs, join_features
+from training.save_purchase import read_purchase, save_purchase
 from training.split import WEEK_US, Log, Split, split_by_horizon
 
 CONFIG = CompareConfig(
@@ -158,57 +176,6 @@ def test_all_rows_share_weekday_and_hour(compared: Comparison) -> None:
             assert (rows.matrix[:, names.index(name)] == compared.test.rows.matrix[0, names.index(name)]).all()
 
 
-# --- the metrics ----------------------------------------------------------------------------------------------------
-
-ROWS = st.lists(st.tuples(st.integers(0, 6), st.booleans(), st.floats(0.01, 100.0)), min_size=2, max_size=40).filter(
-    lambda rows: len({label for _, label, _ in rows}) == 2
-)
-
-
-@given(ROWS)
-@hypothesis_settings(deadline=None)
-def test_metrics_equal_those_of_scikit_learn(rows: list[tuple[int, bool, float]]) -> None:
-    score, label, weight = (np.array(column, float) for column in zip(*rows, strict=True))
-    areas = Ordered.by(score, label).areas(weight)
-    expected = (
-        average_precision_score(label, score, sample_weight=weight),
-        roc_auc_score(label, score, sample_weight=weight),
-    )
-    assert areas == pytest.approx(expected, abs=1e-9)
-
-
-@given(ROWS)
-def test_no_threshold_has_a_better_f1(rows: list[tuple[int, bool, float]]) -> None:
-    score, label, weight = (np.array(column, float) for column in zip(*rows, strict=True))
-    best = confusion(score, label, weight, best_f1_threshold(score, label, weight)).figures()["f1"]
-    assert all(confusion(score, label, weight, t).figures()["f1"] <= best + 1e-12 for t in np.unique(score))
-
-
-def test_the_confusion_counts_what_was_chosen() -> None:
-    counts = confusion(np.array([0.9, 0.8, 0.3, 0.1]), [1, 0, 1, 0], np.array([1.0, 2.0, 3.0, 4.0]), 0.8)
-    assert (counts.tp, counts.fp, counts.fn, counts.tn) == (1.0, 2.0, 3.0, 4.0)
-    figures = counts.figures()
-    assert figures["accuracy"] == 0.5
-    assert figures["precision"] == pytest.approx(1 / 3)
-    assert figures["recall"] == 0.25
-    assert figures["specificity"] == pytest.approx(4 / 6)
-    assert figures["f1"] == pytest.approx(2 / 7)
-
-
-def test_the_interval_covers_and_narrows_with_more_users() -> None:
-    rng = np.random.default_rng(0)
-    widths = []
-    for users in (50, 800):
-        user = np.repeat(np.arange(users), 10)
-        label = rng.random(len(user)) < 0.2
-        rows = Ordered.by(rng.normal(0, 1, len(user)) + label, label)
-        draws = bootstrap_areas(rows, np.ones(len(user)), user, seed=1, rounds=200)[:, 1]
-        low, high = interval(draws)
-        assert low < rows.areas(np.ones(len(user)))[1] < high
-        widths.append(high - low)
-    assert widths[1] < widths[0] / 2
-
-
 # --- the comparison -------------------------------------------------------------------------------------------------
 
 
@@ -246,31 +213,6 @@ def test_two_runs_give_the_same_table(shop: Settings, compared: Comparison) -> N
         }
 
 
-def result(name: str, average: float, ms: float, spread: float = 0.01) -> Result:
-    classifier = next(c for c in CLASSIFIERS if c.name == name)
-    draws = average + spread * np.random.default_rng(sum(map(ord, name))).normal(0, 1, (200, 2))
-    figures = {"selection_average_precision": average, "inference_ms_per_row": ms}
-    nothing = np.empty(0)
-    return Result(classifier, None, None, figures, draws, draws, nothing, nothing)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("results", "winner"),
-    [
-        # Better beyond the interval: speed does not matter.
-        ([("CatBoost", 0.5, 0.9), ("XGBoost", 0.3, 0.1), ("LightGBM", 0.3, 0.1)], "CatBoost"),
-        # A tie goes to the fastest.
-        ([("CatBoost", 0.300, 0.9), ("XGBoost", 0.299, 0.1), ("LightGBM", 0.298, 0.5)], "XGBoost"),
-        # Equally fast: the better one.
-        ([("CatBoost", 0.299, 0.10), ("XGBoost", 0.300, 0.11), ("LightGBM", 0.1, 0.01)], "XGBoost"),
-        # What has no safe format never wins.
-        ([("RandomForest", 0.9, 0.01), ("CatBoost", 0.3, 0.1)], "CatBoost"),
-    ],
-)
-def test_the_rule_picks(results: list[tuple[str, float, float]], winner: str) -> None:
-    assert pick([result(*one) for one in results])[0].classifier.name == winner
-
-
 def test_a_window_without_purchases_is_said(shop: Settings) -> None:
     with pytest.raises(BadInputError, match="there is nothing to learn or judge by"):
         compare_classifiers(shop, replace(CONFIG, target="like"))
@@ -283,3 +225,118 @@ def test_the_winner_may_be_served(compared: Comparison) -> None:
     assert comparing.by_average_precision(compared)[0].figures["average_precision"] == max(
         r.figures["average_precision"] for r in compared.results
     )
+
+
+# --- served ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Shop:
+    return make_shop(1_770_000_000_000_000)
+
+
+def keep(shop: Settings, compared: Comparison, kind: str, home: Path) -> tuple[Result, Path]:
+    """Keep the model of one kind as if it had won."""
+    winner = next(r for r in compared.results if r.classifier.name == kind)
+    settings = replace(shop, home=home)
+    return winner, save_purchase(settings, replace(compared, winner=winner), "hash")
+
+
+@pytest.mark.parametrize("kind", ["CatBoost", "LightGBM", "XGBoost"])
+def test_a_bundle_carries_the_purchase_model(
+    shop: Settings, compared: Comparison, tiny: Shop, kind: str, tmp_path: Path
+) -> None:
+    """Every format that may be served comes back as the same numbers, and equal models as equal bundles."""
+    winner, kept = keep(shop, compared, kind, tmp_path)
+    bundle_id = make_bundle(tmp_path / "bundles", tiny, purchase=kept)
+    bundle = load_bundle(tmp_path / "bundles" / bundle_id)
+    assert bundle.purchase is not None
+    rows = compared.test.rows.matrix
+    np.testing.assert_array_equal(bundle.purchase.ranker.score(rows), winner.score)
+    np.testing.assert_array_equal(bundle.purchase.ranker.probability(winner.score), winner.probability)
+    assert load_bundle(tmp_path / "bundles" / make_bundle(tmp_path / "bundles", tiny)).purchase is None
+    _, again = keep(shop, compared, kind, tmp_path / "again")
+    assert make_bundle(tmp_path / "bundles", tiny, purchase=again) == bundle_id
+    with pytest.raises(BadInputError, match="the model takes 53 features, the matrix has 52"):
+        bundle.purchase.ranker.score(rows[:, 1:])
+    warm_up(bundle, tiny.table())
+
+
+@pytest.mark.parametrize("kind", ["CatBoost", "LightGBM", "XGBoost"])
+def test_a_changed_purchase_model_is_refused(
+    shop: Settings, compared: Comparison, tiny: Shop, kind: str, tmp_path: Path
+) -> None:
+    _, kept = keep(shop, compared, kind, tmp_path)
+    directory = tmp_path / "bundles" / make_bundle(tmp_path / "bundles", tiny, purchase=kept)
+    manifest = json.loads((directory / MANIFEST).read_text("utf-8"))
+    model = directory / MODEL_FILES[manifest["purchase"]["kind"]]
+    # A file cut short never reaches its parser: LightGBM's would end the process.
+    whole = model.read_bytes()
+    model.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadInputError, match=f"{model.name} has"):
+        load_bundle(directory)
+    model.write_bytes(whole)
+    # Other golden scores, sealed again: the model does not give them.
+    with np.load(directory / GOLDEN_FILE) as golden:
+        arrays = dict(golden)
+    write_npz(directory / GOLDEN_FILE, matrix=arrays["matrix"], score=arrays["score"] + 0.1)
+    manifest.pop("files")
+    write_manifest(directory, manifest)
+    with pytest.raises(BadInputError, match="golden rows score differently"):
+        load_bundle(directory)
+    # Another definition of its features, an unknown kind.
+    for change in ({"feature_service_hash": "0" * 16}, {"kind": "pickle"}):
+        write_manifest(directory, manifest | {"purchase": manifest["purchase"] | change})
+        with pytest.raises(BadInputError):
+            load_bundle(directory)
+    # What is kept is checked before it is taken along.
+    with pytest.raises(BadInputError, match="learned from the test window"):
+        read_purchase(kept, compared.selection.window.end_us - 1)
+    (kept / CALIBRATION_FILE).write_bytes(b"")
+    with pytest.raises(BadInputError, match="was changed"):
+        read_purchase(kept, 2**62)
+    with pytest.raises(NotFoundError, match="larder compare classifiers"):
+        read_purchase(tmp_path / "nothing", 2**62)
+
+
+async def test_the_api_scores_as_the_training_frame_does(
+    shop: Settings, compared: Comparison, tiny: Shop, settings: Settings, tmp_path: Path
+) -> None:
+    """Features read from Redis at a moment give the probabilities of the offline rows at that moment, bit for bit."""
+    winner, kept = keep(shop, compared, "LightGBM", tmp_path)
+    bundle = load_bundle(tmp_path / "bundles" / make_bundle(tmp_path / "bundles", tiny, purchase=kept))
+    live = replace(settings, home=shop.home, project=shop.project)
+    materialize(live)
+    now_us = compared.split.test.end_us + 3_600_000_000
+    client = connect(live)
+    reader = AsyncOnlineReader(client, live.project)
+    state = ServingState(ItemTableSource(reader, lambda: now_us))
+    await state.items.refresh()
+    state.release = Release(plan_for(bundle.bundle_id), bundle)
+    service = ScoreService(state, FeatureReads(reader, RedisGuard(5.0), Metrics()), lambda: now_us)
+    pairs = compared.test.pairs
+    some = np.sort(np.random.default_rng(0).choice(len(pairs.users), 300, replace=False))
+    wanted = [*zip(pairs.users[some], pairs.items[some], strict=True), ("nobody", pairs.items[0])]
+    answer = await service.score([*wanted, (pairs.users[0], "nothing")])
+    await client.aclose()
+    frame = pd.DataFrame(wanted, columns=["user_id", "item_id"])
+    frame["event_timestamp"] = pd.Timestamp(now_us, unit="us", tz="UTC")
+    matrix = training_frame(frame, "purchase_v1", shop)[list(feature_list("purchase_v1"))].to_numpy(np.float32)
+    expected = winner.calibration(winner.model.score(np.ascontiguousarray(matrix)))
+    assert [score.probability for score in answer.scores[:-1]] == expected.tolist()
+    assert len(set(expected.tolist())) > 10  # isotonic steps
+    assert (answer.scored_by, answer.level) == ("purchase", "full")
+    assert answer.horizon_days == pytest.approx((compared.test.window.end_us - compared.test.window.start_us) / DAY_US)
+    assert answer.scores[-1].reasons == ["unknown_item"]
+    assert 0.0 <= answer.scores[-1].probability <= 1.0
+
+
+def test_without_a_purchase_model_the_ranker_scores(settings: Settings, redis_url: str) -> None:
+    """As before, and the answer says so."""
+    with redis.Redis.from_url(redis_url) as client:
+        open_shop(settings, client)
+        with RunningApi(settings) as api:
+            wait_until(lambda: api.ready()["status"] == "ready")
+            body = {"pairs": [{"user_id": "u00001", "item_id": "i00001"}]}
+            answer = api.http.post("/v1/score", json=body).json()
+    assert (answer["scored_by"], answer["horizon_days"]) == ("ranker", None)

@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from serving.cascade.boosters import LightGBMRanker, XGBoostRanker
 from serving.cascade.ranker import F32, F64, Calibration, CatBoostRanker
-from serving.cascade.recommender import Ranker
 from training.candidate_rows import RankerRows
 
 #: Takes the place of the calibration until there is one.
@@ -193,7 +192,9 @@ def _filled(rows: RankerRows, model: Any, weight: npt.NDArray[np.float32]) -> Sc
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import Pipeline
 
-    pipeline = Pipeline([("fill", SimpleImputer(strategy="constant", fill_value=-1.0)), ("model", model)])
+    pipeline = Pipeline(
+        [("fill", SimpleImputer(strategy="constant", fill_value=-1.0, keep_empty_features=True)), ("model", model)]
+    )
     pipeline.fit(rows.matrix, rows.label, model__sample_weight=weight)
     return _Sklearn(pipeline)
 
@@ -230,9 +231,9 @@ CLASSIFIERS = (
 )
 
 
-def save_model(model: Ranker, path: Path) -> None:
+def save_model(model: Scorer, path: Path) -> None:
     """Write a servable model in the format its class is loaded from; equal models give equal bytes."""
-    booster: Any = getattr(model, "model")  # noqa: B009 - not part of the Ranker contract
+    booster: Any = getattr(model, "model")  # noqa: B009 - not part of the contract
     if isinstance(model, CatBoostRanker):
         for key in ("train_finish_time", "model_guid"):  # CatBoost stamps time and chance into the file
             booster.get_metadata()[key] = ""

@@ -55,6 +55,7 @@ def classifiers(
     from larder.story.steps import PhaseProgress
     from training.compare_classifiers import CompareConfig, compare_classifiers
     from training.comparison_plots import save_comparison_plots, write_page
+    from training.save_purchase import save_purchase
 
     settings = settings_of(ctx, dataset)
     data_hash = ensure_data(settings, dataset or settings.project)
@@ -75,6 +76,8 @@ def classifiers(
         page = directory / "index.html"
         write_page(page, f"Purchase classifiers on {settings.project}", table, lines, plots)
         print(f"written to {path} and {page}")
+        saved = save_purchase(settings, comparison, data_hash)
+        print(f"{comparison.winner.classifier.name} is kept in {saved}: `larder train --purchase-score` takes it along")
         if log:
             from training.comparison_tracking import log_comparison
 

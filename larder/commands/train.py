@@ -22,6 +22,10 @@ def train(
         str | None, typer.Option(help="simulator or online_retail: imported first if the project has no data yet.")
     ] = None,
     windows: Annotated[int, typer.Option(min=1, max=20, help="Rolling windows the ranker learns from.")] = 4,
+    purchase_score: Annotated[
+        bool,
+        typer.Option("--purchase-score", help="The bundle carries the winner of `larder compare classifiers`."),
+    ] = False,
     register: Annotated[bool, typer.Option(help="Log to MLflow and register a new version.")] = True,
 ) -> None:
     """Train a two-stage model: temporal split, generators, ranker on rolling cuts, evaluation, bundle, registration.
@@ -34,12 +38,14 @@ def train(
       larder train --dataset online_retail
       larder --project simulator train --windows 6
       larder train --dataset simulator --no-register
+      larder train --dataset simulator --purchase-score
     """
     from feature_repo.backfill import backfill
     from larder.progress import progress
     from larder.services.stack import Stack
     from larder.story.data import ensure_data
     from larder.story.steps import PhaseProgress
+    from training.save_purchase import purchase_dir
     from training.train import TrainConfig
     from training.train import train as run
 
@@ -49,7 +55,8 @@ def train(
         backfill(settings)
     with Stack(settings, redis=False, mlflow=register) as stack:
         with PhaseProgress() as report:
-            result = run(stack.settings, TrainConfig(windows=windows), data_hash, report)
+            purchase = purchase_dir(settings) if purchase_score else None
+            result = run(stack.settings, TrainConfig(windows=windows), data_hash, report, purchase=purchase)
         print_result(result)
         if register:
             from training.tracking import register_training
