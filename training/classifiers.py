@@ -150,15 +150,15 @@ def _gradient_boosting(rows: RankerRows, names: tuple[str, ...], seed: int, thre
 def _random_forest(rows: RankerRows, names: tuple[str, ...], seed: int, threads: int, effort: float) -> Scorer:
     from sklearn.ensemble import RandomForestClassifier
 
+    # It draws rows by weight. As many draws as rows must not all be negatives: see _balanced.
     model = RandomForestClassifier(
-        n_estimators=_trees(60, effort),
-        max_depth=12,
-        min_samples_leaf=10,
-        max_samples=0.25,
+        n_estimators=_trees(100, effort),
+        min_samples_leaf=5,
+        max_samples=len(rows) // 2,
         n_jobs=threads,
         random_state=seed,
     )
-    fitted = _filled(rows, model, rows.weight)
+    fitted = _filled(rows, model, _balanced(rows))
     model.n_jobs = 1  # threads add up the trees in any order, which changes the last digits
     return fitted
 
