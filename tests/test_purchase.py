@@ -39,14 +39,17 @@ from serving.state import Release, ServingState
 from tests.running_api import RunningApi, open_shop, plan_for, wait_until
 from tests.tiny_bundle import Shop, make_bundle, make_shop
 from training import compare_classifiers as comparing
+from training.candidate_rows import Sampling
 from training.classifier_metrics import Ordered
 from training.classifiers import CLASSIFIERS
 from training.compare_classifiers import CompareConfig, Comparison, Result, compare_classifiers, judged_rows
-from training.fit_generators import write_npz
+from training.fit_generators import GeneratorParams, write_npz
+from training.fit_ranker import RankerParams
 from training.offline_table import offline_item_table
 from training.purchase_rows import Draw, draw_pairs, join_features
 from training.save_purchase import read_purchase, save_purchase
 from training.split import WEEK_US, Log, Split, split_by_horizon
+from training.train import TrainConfig, train
 
 CONFIG = CompareConfig(
     windows=2, train=Draw(2_000, 1_500, 1_500, 20), judge=Draw(2_000, 2_000, 2_000, 20), effort=0.15, rounds=60
@@ -260,6 +263,24 @@ def test_a_bundle_carries_the_purchase_model(
     with pytest.raises(BadInputError, match="the model takes 53 features, the matrix has 52"):
         bundle.purchase.ranker.score(rows[:, 1:])
     warm_up(bundle, tiny.table())
+
+
+def test_training_takes_the_purchase_model_along(shop: Settings, compared: Comparison, tmp_path: Path) -> None:
+    """The trained bundle carries it; one that is not there is said before any work."""
+    _, kept = keep(shop, compared, "LightGBM", tmp_path)
+    quick = TrainConfig(
+        windows=1,
+        candidates=30,
+        generators=GeneratorParams(als_factors=8, als_iterations=2),
+        ranker=RankerParams(iterations=10),
+        sampling=Sampling(10, 10),
+    )
+    carried = train(shop, quick, "hash", purchase=kept).bundle
+    assert carried.purchase is not None
+    assert carried.manifest["purchase"]["kind"] == "lightgbm"
+    assert carried.manifest["purchase"]["trained_until_us"] <= carried.manifest["trained_until_us"]
+    with pytest.raises(NotFoundError, match="larder compare classifiers"):
+        train(shop, quick, "hash", purchase=tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("kind", ["CatBoost", "LightGBM", "XGBoost"])

@@ -70,6 +70,8 @@ def classifiers(
         figures = {
             f"{one.classifier.name}.{name}": value for one in comparison.results for name, value in one.figures.items()
         }
+        pairs = comparison.test.pairs
+        figures |= {"test.pairs": pairs.population, "test.bought": pairs.bought, "test.outside": pairs.outside}
         path, _ = write_results(settings, RESULTS, figures, {})
         directory = path.with_suffix("")
         plots = save_comparison_plots(directory, comparison)
