@@ -129,6 +129,8 @@ class Scores(Answer, kw_only=True):
     """Probabilities, in the order of the pairs asked for."""
 
     scores: list[ScoredPair]
+    scored_by: str | None = None  #: purchase (the bundle's purchase model) or ranker
+    horizon_days: float | None = None  #: a purchase counts within so many days; None if a ranker scored
 
 
 class Readiness(msgspec.Struct):

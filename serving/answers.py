@@ -119,6 +119,14 @@ class Scores:
     feature_age_s: FeatureAge
     item_table_age_s: ItemTableAge
     scores: list[ScoredPair]
+    scored_by: Annotated[
+        Literal["purchase", "ranker"],
+        Field(description="Which model of the bundle scored: the purchase model where it has one, else its ranker."),
+    ] = "ranker"
+    horizon_days: Annotated[
+        float | None,
+        Field(description="The purchase model's probability is of a purchase within so many days; null for a ranker."),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,18 @@ import numpy.typing as npt
 from feature_repo.errors import BadInputError, LarderError, NotFoundError
 from feature_repo.services import feature_list, service_hash
 from serving.candidates.load import load_generator, read_arrays
+from serving.cascade.boosters import LightGBMRanker, XGBoostRanker
 from serving.cascade.features import retrieval_columns
+from serving.cascade.purchase import CALIBRATION_FILE, GOLDEN_FILE, MODEL_FILES, PurchaseModel
 from serving.cascade.ranker import Calibration, CatBoostRanker
-from serving.cascade.recommender import Policy, Recommender
+from serving.cascade.recommender import Policy, Ranker, Recommender
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 #: Largest file a bundle may hold; anything larger is refused before it is read.
 MAX_FILE_BYTES = 2 * 1024**3
 _ALWAYS_READ = ("ranker.cbm", "calibration.npz", "golden.npz", "popular.json")
-ALLOWED_SUFFIXES = frozenset({".cbm", ".npz", ".json", ".parquet"})
+ALLOWED_SUFFIXES = frozenset({".cbm", ".npz", ".json", ".parquet", ".txt"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +42,7 @@ class Bundle:
     manifest: dict[str, Any]
     recommender: Recommender
     popular: tuple[str, ...]
+    purchase: PurchaseModel | None = None
 
     @property
     def name(self) -> str:
@@ -88,6 +92,10 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         columns = list(manifest["features"])
         generators = [g["name"] for g in manifest["generators"]]
         read = {*_ALWAYS_READ, *(g["file"] for g in manifest["generators"] if "file" in g)}
+        services = [(service, manifest.get("feature_service_hash"))]
+        if (purchase := manifest.get("purchase")) is not None:
+            read |= {MODEL_FILES[purchase["kind"]], CALIBRATION_FILE, GOLDEN_FILE}
+            services.append((purchase["feature_service"], purchase["feature_service_hash"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInputError(f"{path} is not a bundle manifest: {error!r}") from None
     if manifest.get("format") != FORMAT:
@@ -97,11 +105,12 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             raise BadInputError(f"bundle file {name!r} is not allowed; formats: {', '.join(sorted(ALLOWED_SUFFIXES))}")
     if not read <= set(files):  # nothing is read that was not verified
         raise BadInputError(f"{path} does not list the files {', '.join(sorted(map(str, read - set(files))))}")
-    if manifest.get("feature_service_hash") != service_hash(service):
-        raise BadInputError(
-            f"the bundle was trained on another definition of {service!r} "
-            f"({manifest.get('feature_service_hash')}, here {service_hash(service)}); train it again"
-        )
+    for name, found in services:
+        if found != service_hash(name):
+            raise BadInputError(
+                f"the bundle was trained on another definition of {name!r} ({found}, here {service_hash(name)}); "
+                "train it again"
+            )
     if columns != [*feature_list(service), *retrieval_columns(generators)]:
         raise BadInputError(f"the bundle's feature list differs from {service!r} with its generators' columns")
     return manifest
@@ -159,7 +168,30 @@ def _parse(directory: Path, manifest: dict[str, Any]) -> Bundle:
     golden = read_arrays(directory / "golden.npz")
     check_golden(ranker.score(golden["matrix"]), golden["score"], manifest["golden_tolerance"])
     popular = tuple(json.loads((directory / "popular.json").read_text("utf-8")))
-    return Bundle(bundle_id_of(manifest), manifest, recommender, popular)
+    purchase = manifest.get("purchase")
+    return Bundle(
+        bundle_id_of(manifest),
+        manifest,
+        recommender,
+        popular,
+        None if purchase is None else load_purchase(directory, purchase),
+    )
+
+
+def load_purchase(directory: Path, spec: dict[str, Any]) -> PurchaseModel:
+    """Load a purchase model from verified files, and reproduce its golden rows.
+
+    Raises
+    ------
+    BadInputError
+        If the golden rows score differently than when it was made.
+    """
+    knots = read_arrays(directory / CALIBRATION_FILE)
+    calibration = Calibration(knots["score"], knots["probability"])
+    ranker = _LOADERS[spec["kind"]](directory / MODEL_FILES[spec["kind"]], calibration)
+    golden = read_arrays(directory / GOLDEN_FILE)
+    check_golden(ranker.score(golden["matrix"]), golden["score"], spec["golden_tolerance"])
+    return PurchaseModel(ranker, spec["feature_service"], int(spec["horizon_us"]))
 
 
 def load_catboost(path: Path, calibration: Calibration) -> CatBoostRanker:
@@ -169,6 +201,27 @@ def load_catboost(path: Path, calibration: Calibration) -> CatBoostRanker:
     model = CatBoost()
     model.load_model(str(path), format="cbm")
     return CatBoostRanker(model, calibration)
+
+
+def load_lightgbm(path: Path, calibration: Calibration) -> LightGBMRanker:
+    """Load a LightGBM text file whose hash was verified: on a damaged one the library ends the process."""
+    import lightgbm
+
+    return LightGBMRanker(lightgbm.Booster(model_file=str(path)), calibration)
+
+
+def load_xgboost(path: Path, calibration: Calibration) -> XGBoostRanker:
+    """Load an XGBoost JSON file whose hash was verified."""
+    import xgboost
+
+    return XGBoostRanker(xgboost.Booster({"nthread": 1}, model_file=str(path)), calibration)
+
+
+_LOADERS: dict[str, Callable[[Path, Calibration], Ranker]] = {
+    "catboost": load_catboost,
+    "lightgbm": load_lightgbm,
+    "xgboost": load_xgboost,
+}
 
 
 def check_golden(scores: npt.NDArray[np.float64], expected: npt.NDArray[np.float64], tolerance: float) -> None:

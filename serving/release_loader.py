@@ -162,3 +162,8 @@ def warm_up(bundle: Bundle, table: ItemTable | None) -> None:
             raise BadInputError("it answers with scores that are not numbers")
         if len({item.item_id for item in slate.items}) != len(slate.items):
             raise BadInputError("it answers with an item twice")
+        if bundle.purchase is not None:
+            some = np.arange(len(items), dtype=np.int32)
+            pairs = null_rows(USER_ITEM, len(items))
+            if not np.isfinite(bundle.purchase.probability(user, table, some, pairs, table.as_of_us)).all():
+                raise BadInputError("its purchase model answers with scores that are not numbers")

@@ -21,7 +21,7 @@ def score_routes(service: ScoreService) -> APIRouter:
         responses={200: {"model": Scores}, **documented(413, 422, 503)},
     )
     async def score(request: Request, body: ScoreRequest) -> Response:
-        """Score user-item pairs with the ranker, calibrated to probabilities.
+        """Score user-item pairs: the probability of a purchase, by the purchase model or, without one, by the ranker.
 
         Unknown users and items are scored by what is known, and marked. Pairs of one user are cheaper than as many
         users. 503 if no model is loaded.

@@ -1,4 +1,4 @@
-"""Probability of a purchase for given pairs, by the ranker that makes the lists. Knows nothing of HTTP."""
+"""Probability of a purchase for given pairs: by the bundle's purchase model, else its ranker. Knows nothing of HTTP."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import numpy.typing as npt
 
 from feature_repo.errors import UnavailableError
 from feature_repo.rows import Rows, UserRows, null_rows
-from feature_repo.views import ITEM_STATS, USER_ITEM
+from feature_repo.views import DAY_US, ITEM_STATS, USER_ITEM
 from serving.answers import ARM, Level, Reason, ScoredPair, Scores, new_request_id
+from serving.bundle import Bundle
+from serving.candidates.contract import I32
 from serving.cascade.items import CatalogEntry, ItemTable, build_item_table
 from serving.cascade.recommender import Recommender
 from serving.feature_reads import FeatureReads
@@ -50,7 +52,7 @@ class ScoreService:
             items = list(dict.fromkeys(pairs[place][1] for place in places))
             user, rows, missing_reads = await self._read(user_id, items, now_us)
             whole += [reason for reason in missing_reads if reason not in whole]
-            probabilities = _probabilities(release.bundle.recommender, user, table, items, rows, now_us)
+            probabilities = _probabilities(release.bundle, user, table, items, rows, now_us)
             reasons = list(missing_reads)
             if not user.known and not missing_reads:
                 reasons.append("unknown_user")
@@ -71,6 +73,8 @@ class ScoreService:
             feature_age_s=self._state.feature_age_s(now_us),
             item_table_age_s=self._state.item_table_age_s,
             scores=[scored[place] for place in range(len(pairs))],
+            scored_by="ranker" if release.bundle.purchase is None else "purchase",
+            horizon_days=None if release.bundle.purchase is None else release.bundle.purchase.horizon_us / DAY_US,
         )
 
     async def _read(self, user_id: str, items: list[str], now_us: int) -> tuple[UserRows, Rows, list[Reason]]:
@@ -90,23 +94,36 @@ class ScoreService:
 
 
 def _probabilities(
-    recommender: Recommender, user: UserRows, table: ItemTable, item_ids: list[str], pairs: Rows, now_us: int
+    bundle: Bundle, user: UserRows, table: ItemTable, item_ids: list[str], pairs: Rows, now_us: int
 ) -> F64:
     """Calibrated probabilities, shape (len(item_ids),); an item the table lacks is scored by null features."""
     at = table.lookup(item_ids)
     known = at >= 0
-    raw = np.empty(len(item_ids))
+    out = np.empty(len(item_ids))
     if known.any():
-        raw[known] = recommender.score(user, table, at[known], _take(pairs, known), now_us)
+        rows = _take(pairs, known)
+        if bundle.purchase is not None:
+            out[known] = bundle.purchase.probability(user, table, at[known], rows, now_us)
+        else:
+            scores = bundle.recommender.score(user, table, at[known], rows, now_us)
+            out[known] = bundle.recommender.ranker.probability(scores)
     if not known.all():
-        count = int(np.count_nonzero(~known))
         nothing = build_item_table([CatalogEntry("")], null_rows(ITEM_STATS, 1), now_us)
-        # What a generator says of an item it does not know: score 0, no rank.
-        retrieval = np.tile(np.array([0.0, np.nan], np.float32), (count, len(recommender.generators)))
-        items = np.zeros(count, np.int32)
-        matrix = recommender.matrix(user, nothing, items, _take(pairs, ~known), retrieval, now_us)
-        raw[~known] = recommender.ranker.score(matrix)
-    return recommender.ranker.probability(raw)
+        items, rows = np.zeros(len(item_ids) - int(known.sum()), np.int32), _take(pairs, ~known)
+        if bundle.purchase is not None:
+            out[~known] = bundle.purchase.probability(user, nothing, items, rows, now_us)
+        else:
+            out[~known] = _ranked_unknown(bundle.recommender, user, nothing, items, rows, now_us)
+    return out
+
+
+def _ranked_unknown(
+    recommender: Recommender, user: UserRows, nothing: ItemTable, items: I32, pairs: Rows, now_us: int
+) -> F64:
+    """Probabilities by the ranker of items that no generator knows: score 0, no rank."""
+    retrieval = np.tile(np.array([0.0, np.nan], np.float32), (len(items), len(recommender.generators)))
+    matrix = recommender.matrix(user, nothing, items, pairs, retrieval, now_us)
+    return recommender.ranker.probability(recommender.ranker.score(matrix))
 
 
 def _take(rows: Rows, which: npt.NDArray[np.bool_]) -> Rows:

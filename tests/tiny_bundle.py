@@ -187,7 +187,14 @@ def make_generators(shop: Shop, *, seed: int = 3, depth: int = 10) -> tuple[Cand
 
 
 def make_bundle(
-    bundles_dir: Path, shop: Shop, *, name: str = "tiny", seed: int = 3, trees: int = 20, candidates: int = 30
+    bundles_dir: Path,
+    shop: Shop,
+    *,
+    name: str = "tiny",
+    seed: int = 3,
+    trees: int = 20,
+    candidates: int = 30,
+    purchase: Path | None = None,
 ) -> str:
     """Fit a small ranker and write a bundle; other seeds give other bundles. Returns the bundle id."""
     from catboost import CatBoost
@@ -220,7 +227,8 @@ def make_bundle(
         policy=Policy("keep", candidates, (candidates,) * len(generators)),
         table=shop.table(),
         golden=matrix[:16],
-        content={"metrics": {}},
+        content={"metrics": {}, "trained_until_us": shop.now_us},
         volatile={},
+        purchase=purchase,
     )
     return directory.name

@@ -18,6 +18,7 @@ from serving.cascade.items import ItemTable
 from serving.cascade.ranker import CatBoostRanker
 from serving.cascade.recommender import Policy
 from training.fit_generators import save_generators, write_npz
+from training.save_purchase import add_purchase
 
 #: Scores of the same bytes by the same library differ by rounding at most.
 GOLDEN_TOLERANCE = 1e-6
@@ -41,6 +42,7 @@ def save_bundle(
     golden: F32,
     content: dict[str, Any],
     volatile: dict[str, Any],
+    purchase: Path | None = None,
 ) -> Path:
     """Write a bundle and move it to `bundles_dir/<bundle_id>`.
 
@@ -52,6 +54,8 @@ def save_bundle(
         What describes the model and belongs to its identity (data hash, training end, parameters, metrics).
     volatile
         What does not (times, measured latencies).
+    purchase
+        Directory of a purchase model that the bundle carries (save_purchase.py); `content` must say `trained_until_us`.
 
     Returns
     -------
@@ -73,6 +77,9 @@ def save_bundle(
         ranked = np.lexsort((np.arange(len(table)), -popularity))
         popular = [table.ids[i] for i in ranked if table.available[i]][:POPULAR_DEPTH]
         (directory / "popular.json").write_text(json.dumps(popular) + "\n", "utf-8")
+        carried = (
+            {} if purchase is None else {"purchase": add_purchase(purchase, directory, content["trained_until_us"])}
+        )
         bundle_id = write_manifest(
             directory,
             {
@@ -89,6 +96,7 @@ def save_bundle(
                 "golden_tolerance": GOLDEN_TOLERANCE,
                 "code_version": version("larder"),
                 **content,
+                **carried,
                 "volatile": volatile,
             },
         )

@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 from feature_repo.errors import BadInputError
 from feature_repo.views import DAY_US
 
+WEEK_US = 7 * DAY_US
+
 I64 = npt.NDArray[np.int64]
 
 
@@ -108,3 +110,38 @@ def split_by_time(time_us: I64, *, test_share: float, windows: int, stride: floa
             "is left to learn from"
         )
     return Split(tuple(Window(s, s + length) for s in sorted(starts)), test)
+
+
+def split_by_horizon(time_us: I64, *, horizon_us: int | None, test_share: float, windows: int) -> Split:
+    """Cut for labels of one horizon: `horizon_us` after a cut, at the test as on all rolling windows before it.
+
+    Cuts lie whole weeks apart, the fewest that keep label windows from overlapping: all rows of a data set share one
+    weekday and hour, so that a model cannot tell cuts apart by the clock.
+
+    Parameters
+    ----------
+    time_us
+        Event times in µs, any order, shape (n,).
+    horizon_us
+        Length of a label window; None: the time the last `test_share` of the events took.
+    windows
+        How many rolling windows at most; fewer where the past is short.
+
+    Raises
+    ------
+    BadInputError
+        If the events span too little time for two rolling windows: one to learn from, one to choose by.
+    """
+    if len(time_us) < 100:
+        raise BadInputError(f"{len(time_us)} events are too few to split; at least 100 are needed")
+    first, end = int(time_us.min()), int(time_us.max()) + 1
+    length = horizon_us or end - int(np.quantile(time_us, 1.0 - test_share, method="lower"))
+    stride = -(-length // WEEK_US) * WEEK_US
+    starts = [end - length - i * stride for i in range(1, windows + 1)]
+    starts = [start for start in starts if start - first >= length]  # as in split_by_time
+    if len(starts) < 2:
+        raise BadInputError(
+            f"the events span {(end - first) / DAY_US:.1f} days, too few for a horizon of {length / DAY_US:.1f} days: "
+            f"test, selection and one training window need {(2 * stride + 2 * length) / DAY_US:.1f}; take a shorter one"
+        )
+    return Split(tuple(Window(s, s + length) for s in sorted(starts)), Window(end - length, end))

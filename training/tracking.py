@@ -127,7 +127,7 @@ def _register(settings: Settings, result: TrainResult) -> Registered:
     run = mlflow.create_run(experiment, run_name=f"{settings.project}-{result.bundle.bundle_id[:8]}")
     run_id = run.info.run_id
     names = ("data_hash", "code_version", "feature_service_hash", "seed")
-    params = _flatten(manifest["config"]) | {name: manifest[name] for name in names}
+    params = flatten(manifest["config"]) | {name: manifest[name] for name in names}
     figures = result.evaluation.flat() | {"trees": float(result.fitted.best_iteration)}
     figures |= {f"seconds.{name.replace(' ', '_')}": value for name, value in result.seconds.items()}
     now_ms = int(time.time() * 1000)
@@ -170,9 +170,9 @@ def register_bundle(mlflow: Any, settings: Settings, run_id: str, bundle_id: str
     return str(created.version)
 
 
-def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as dotted names."""
     out: dict[str, Any] = {}
     for name, value in config.items():
-        out |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        out |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return out

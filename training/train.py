@@ -25,6 +25,7 @@ from training.fit_generators import GeneratorParams, fit_generators
 from training.fit_ranker import FittedRanker, RankerParams, fit_ranker
 from training.offline_table import offline_item_table
 from training.save_bundle import feature_columns, save_bundle
+from training.save_purchase import read_purchase
 from training.split import Log, Split, Window, split_by_time
 
 GOLDEN_ROWS = 64
@@ -82,11 +83,23 @@ class _Stopwatch:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def train(settings: Settings, config: TrainConfig, data_hash: str, progress: Progress | None = None) -> TrainResult:
+def train(
+    settings: Settings,
+    config: TrainConfig,
+    data_hash: str,
+    progress: Progress | None = None,
+    *,
+    purchase: Path | None = None,
+) -> TrainResult:
     """Train a two-stage model on the project's event log and offline features.
 
     The bundle learns from nothing at or after the start of the test window, so the figures in it are those of exactly
     the model that will serve.
+
+    Parameters
+    ----------
+    purchase
+        Directory of a purchase model for the bundle to carry (training/save_purchase.py).
 
     Raises
     ------
@@ -100,6 +113,8 @@ def train(settings: Settings, config: TrainConfig, data_hash: str, progress: Pro
             read_events(settings, columns=["user_id", "item_id", "event_type", "event_timestamp", "received_at"])
         )
         split = split_by_time(log.time_us, test_share=config.test_share, windows=config.windows, stride=config.stride)
+    if purchase is not None:
+        read_purchase(purchase, split.test.start_us)  # what cannot be taken along is said before the work, not after
     windows: list[RankerRows] = []
     for number, window in enumerate(split.rolling, start=1):
         what = f"window {number} of {len(split.rolling)}"
@@ -132,6 +147,7 @@ def train(settings: Settings, config: TrainConfig, data_hash: str, progress: Pro
                 "config": asdict(config),
             },
             volatile={"created_at": datetime.now(UTC).isoformat()},
+            purchase=purchase,
         )
         bundle = load_bundle(directory)
     with watch.phase("evaluate"):

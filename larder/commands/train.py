@@ -28,6 +28,10 @@ def train(
         ),
     ] = None,
     windows: Annotated[int, typer.Option(min=1, max=20, help="Rolling windows the ranker learns from.")] = 4,
+    purchase_score: Annotated[
+        bool,
+        typer.Option("--purchase-score", help="The bundle carries the winner of `larder compare classifiers`."),
+    ] = False,
     register: Annotated[bool, typer.Option(help="Log to MLflow and register a new version.")] = True,
     slates: Annotated[
         Path | None, typer.Option(help="Write every model's lists of the test window there, for `larder evaluate`.")
@@ -46,6 +50,7 @@ def train(
       larder train --dataset online_retail
       larder --project simulator train --windows 6
       larder train --dataset simulator --no-register --slates slates
+      larder train --dataset simulator --purchase-score
     """
     from feature_repo.backfill import backfill
     from feature_repo.event_log import read_report
@@ -53,6 +58,7 @@ def train(
     from larder.services.stack import Stack
     from larder.story.data import ensure_data
     from larder.story.steps import PhaseProgress
+    from training.save_purchase import purchase_dir
     from training.train import TrainConfig
     from training.train import train as run
 
@@ -64,7 +70,8 @@ def train(
     with Stack(settings, redis=False, mlflow=register) as stack:
         with PhaseProgress() as report:
             config = TrainConfig(target=data.target, repeats=data.repeats, windows=windows)
-            result = run(stack.settings, config, data_hash, report)
+            purchase = purchase_dir(settings) if purchase_score else None
+            result = run(stack.settings, config, data_hash, report, purchase=purchase)
         print_result(result)
         if slates is not None:
             from training.rec_files import write_slates
