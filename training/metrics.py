@@ -274,7 +274,8 @@ def resampled_means(values: F64, *, seed: int, rounds: int = 2000) -> F64:
     # Some rounds at a time: memory stays below 100 MB for any number of users that fits by itself.
     step = max(1, min(rounds, 5_000_000 // n))
     weights = np.empty((step, n))
-    counted = np.column_stack([values, np.ones(n)])  # the last column sums the weights
+    # The last column sums the weights. Column by column in memory: BLAS takes a third of the time on that.
+    counted = np.asfortranarray(np.column_stack([values, np.ones(n)]))
     for first in range(0, rounds, step):
         part = weights[: rounds - first]
         if n <= MULTINOMIAL_USERS:

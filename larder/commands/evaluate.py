@@ -73,6 +73,8 @@ def evaluate(
       larder evaluate --events test.csv --train-events train.csv --recs als=als.csv --recs knn=knn.csv
       larder --project online_retail evaluate --recs mine.parquet --repeats drop --mlflow
     """
+    from threadpoolctl import threadpool_limits
+
     from feature_repo.errors import BadInputError
     from larder.evaluation_result import figures, print_grading, write_files
     from larder.progress import progress
@@ -90,7 +92,8 @@ def evaluate(
         raise BadInputError(f"--against must be one of {', '.join(files)}, not {against!r}")
     name = name or "-".join(files)
     _check_name("--name", name)
-    with progress("evaluate") as shown:
+    # Several threads of BLAS wait for each other in busy loops: on a machine with other work they take twice the time.
+    with progress("evaluate") as shown, threadpool_limits(1, "blas"):
         shown.note("events")
         log, window = _window(ctx, events, train_events, start, until, test_share)
         found = {}
