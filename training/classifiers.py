@@ -1,6 +1,7 @@
 """The classifiers that `larder compare classifiers` fits on the same rows: seven kinds, seeded, threads pinned.
 
-Weights count the pairs of the population a row stands for. Linear models and the SVM get filled, damped and scaled columns; trees see the matrix as it is.
+Weights count the pairs of the population a row stands for. Linear models and the SVM get filled, damped and scaled
+columns; trees see the matrix as it is.
 """
 
 from __future__ import annotations
