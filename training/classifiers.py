@@ -1,7 +1,7 @@
 """The classifiers that `larder compare classifiers` fits on the same rows: seven kinds, seeded, threads pinned.
 
-Weights count the pairs of the population a row stands for, so positives weigh about 1 and scores are log odds of the
-population. Linear models and the SVM get filled, damped and scaled columns; trees see the matrix as it is.
+Weights count the pairs of the population a row stands for. Linear models and the SVM get filled, damped and scaled
+columns; trees see the matrix as it is.
 """
 
 from __future__ import annotations
@@ -66,6 +66,14 @@ def _trees(most: int, effort: float) -> int:
     return max(round(most * effort), 1)
 
 
+def _mean_one(rows: RankerRows) -> npt.NDArray[np.float32]:
+    """Weights with mean 1, so that the penalty on leaves means something beside them; CatBoost does that by itself.
+
+    On the selection window of Online Retail, AP of LightGBM rose from .055 to .128, of XGBoost from .056 to .125.
+    """
+    return np.asarray(rows.weight / rows.weight.mean(), np.float32)
+
+
 def _catboost(rows: RankerRows, names: tuple[str, ...], seed: int, threads: int, effort: float) -> Scorer:
     from catboost import CatBoost, Pool
 
@@ -95,7 +103,7 @@ def _lightgbm(rows: RankerRows, names: tuple[str, ...], seed: int, threads: int,
         "learning_rate": 0.08,
         "num_leaves": 31,
         "min_data_in_leaf": 50,
-        "min_sum_hessian_in_leaf": 1.0,  # about one expected purchase
+        "min_sum_hessian_in_leaf": 1e-3,
         "lambda_l2": 5.0,
         "feature_fraction": 0.7,
         "seed": seed,
@@ -104,7 +112,7 @@ def _lightgbm(rows: RankerRows, names: tuple[str, ...], seed: int, threads: int,
         "force_col_wise": True,  # else it times both ways and takes the faster: results would depend on the machine
         "verbosity": -1,
     }
-    data = lightgbm.Dataset(rows.matrix, rows.label, weight=rows.weight, feature_name=list(names))
+    data = lightgbm.Dataset(rows.matrix, rows.label, weight=_mean_one(rows), feature_name=list(names))
     return LightGBMRanker(lightgbm.train(params, data, num_boost_round=_trees(120, effort)), UNCALIBRATED)
 
 
@@ -115,7 +123,7 @@ def _xgboost(rows: RankerRows, names: tuple[str, ...], seed: int, threads: int, 
         "objective": "binary:logistic",
         "eta": 0.1,
         "max_depth": 6,
-        "min_child_weight": 1.0,
+        "min_child_weight": 1e-3,
         "lambda": 5.0,
         "colsample_bytree": 0.7,
         "tree_method": "hist",
@@ -124,7 +132,7 @@ def _xgboost(rows: RankerRows, names: tuple[str, ...], seed: int, threads: int, 
         "verbosity": 0,
     }
     data = xgboost.QuantileDMatrix(
-        rows.matrix, rows.label, weight=rows.weight, feature_names=list(names), nthread=threads
+        rows.matrix, rows.label, weight=_mean_one(rows), feature_names=list(names), nthread=threads
     )
     model = xgboost.train(params, data, num_boost_round=_trees(120, effort))
     model.set_param({"nthread": 1})  # from here on it scores requests
