@@ -50,11 +50,11 @@ def test_where_nobody_takes_an_item_again_no_list_holds_what_was_taken(settings:
     result = train(settings, config, "hash")
     cut = result.split.test.start_us
     reader = AsOfReader(settings, cut)
-    slates = result.evaluation.slates
-    assert len(slates) > 4
-    for model, lists in slates.items():
-        for user, slate in lists.items():
-            assert not set(slate) & set(reader.user(user, cut).recent.item_ids), (model, user)
+    for segment, models in result.evaluation.slates.items():
+        assert len(models) > 4, segment
+        for model, lists in models.items():
+            for user, slate in lists.items():
+                assert not set(slate) & set(reader.user(user, cut).recent.item_ids), (segment, model, user)
     assert result.bundle.recommender.policy.repeats == "drop"
     assert result.bundle.manifest["target"] == "rating"
 
