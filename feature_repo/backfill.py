@@ -27,7 +27,7 @@ from feature_repo.event_log import read_item_changes, read_report
 from feature_repo.events import ITEM_SCHEMA, EventType
 from feature_repo.fold import EventArrays, Snapshots, encode_events, fold_events
 from feature_repo.ingest_log import log_watermark
-from feature_repo.live_files import reading
+from feature_repo.live_files import files_kept
 from feature_repo.log_chunks import LogFile, log_chunks, log_files
 from feature_repo.offline_layout import (
     FORMAT,
@@ -98,7 +98,7 @@ def backfill(
         committed = _committed(directory)
         _remove_unnamed(directory, committed)
         before, rebuilt = _start(committed, history, full=full)
-        with reading(settings.events_dir):
+        with files_kept(settings.events_dir):
             files = log_files(settings, before.last_seq)
             if not files and not before.events:
                 raise _no_events(settings)

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from feature_repo.errors import BadInputError, NotFoundError
 from feature_repo.events import ITEM_CHANGE_SCHEMA, LOG_SCHEMA, SEQ_COUNTER_BITS, TIMESTAMP, Repeats
-from feature_repo.live_files import log_paths, reading
+from feature_repo.live_files import files_kept, log_paths
 
 if TYPE_CHECKING:
     from feature_repo.datasets import Dataset
@@ -170,7 +170,7 @@ def read_events(
         limit = pa.scalar(until.astimezone(UTC), TIMESTAMP)
         keep &= (ds.field("event_timestamp") < limit) & (ds.field("received_at") < limit)
     read = wanted if "seq" in wanted else [*wanted, "seq"]
-    with _reading(settings), reading(settings.events_dir):
+    with _reading(settings), files_kept(settings.events_dir):
         files = [str(path) for path in log_paths(settings.events_dir)]
         if not files:
             raise NotFoundError(_nothing_imported(settings))
@@ -197,7 +197,7 @@ def read_items(settings: Settings) -> pa.Table:
 
 def read_item_changes(settings: Settings) -> pa.Table:
     """Return the logged changes of the catalogue (`ITEM_CHANGE_SCHEMA`) in `seq` order; empty if there are none."""
-    with reading(settings.item_changes_dir):
+    with files_kept(settings.item_changes_dir):
         files = [str(path) for path in log_paths(settings.item_changes_dir)]
         if not files:
             return ITEM_CHANGE_SCHEMA.empty_table()

@@ -55,7 +55,7 @@ def log_paths(directory: Path) -> list[Path]:
 
 
 @contextmanager
-def reading(directory: Path) -> Iterator[None]:
+def files_kept(directory: Path) -> Iterator[None]:
     """Keep the files of a log where they are while they are read."""
     if not directory.is_dir():
         yield

@@ -47,7 +47,7 @@ class LogFile:
 def log_files(settings: Settings, since_seq: int = 0) -> list[LogFile]:
     """Return the files with events after `since_seq`, by their first `seq`, from their footers alone.
 
-    To be called, and the files read, within `live_files.reading`: otherwise ingest may merge some away.
+    To be called, and the files read, within `live_files.files_kept`: otherwise ingest may merge some away.
     """
     files: list[LogFile] = []
     for path in log_paths(settings.events_dir):

@@ -75,10 +75,7 @@ async def ask_async(
                 answers.append(await connection.read_response())
             except ResponseError as error:
                 answers.append(error)
-    except BaseException:
-        await connection.disconnect(nowait=True)
-        raise
-    finally:
+    finally:  # whoever gives up while it waits, redis-py closes the connection: no answer is left in it
         await pool.release(connection)
     return _checked(answers) if raise_on_error else answers
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
@@ -12,16 +13,16 @@ from typing import TextIO
 _EVERY_S = 5.0
 
 
-class Progress:
+class Progress(ABC):
     """One piece of work with a known or unknown number of steps."""
 
+    @abstractmethod
     def advance(self, steps: float = 1) -> None:
         """Count steps as done."""
-        raise NotImplementedError
 
+    @abstractmethod
     def note(self, text: str) -> None:
         """Say what is being done now."""
-        raise NotImplementedError
 
 
 class _Lines(Progress):

@@ -19,7 +19,7 @@ from feature_repo.event_log import imported_at_us
 from feature_repo.events import SEQ_COUNTER_BITS
 from feature_repo.ingest import read_status
 from feature_repo.ingest_log import log_watermark
-from feature_repo.live_files import reading
+from feature_repo.live_files import files_kept
 from feature_repo.log_chunks import log_files
 from feature_repo.offline_layout import read_manifest
 from feature_repo.online_reader import OnlineReader
@@ -95,7 +95,7 @@ def check_features(settings: Settings, extent: Extent, report: Report) -> SkewRe
         compare_online(
             store, online, manifest.last_seq, manifest.last_time or 0, stores, partial(report, "compare with offline")
         )
-    with reading(settings.events_dir):
+    with files_kept(settings.events_dir):
         files = log_files(settings)
         for block in records:
             compare_served(settings, block, files, served, partial(report, "fold the log again"))
@@ -108,7 +108,7 @@ def _read_online(
     settings: Settings, client: redis.Redis, store: Any, extent: Extent, now_us: int, report: Report
 ) -> OnlineState:
     reader = OnlineReader(client, settings.project)
-    with reading(settings.events_dir):
+    with files_kept(settings.events_dir):
         entities = sample_entities(log_files(settings), extent.sample, extent.seed)
     total, done = len(entities), 0
 
@@ -166,7 +166,7 @@ def _wait_for_log(settings: Settings, client: redis.Redis, last: int, report: Re
         status = read_status(client, settings.project)
         if max(status.log_watermark if status else 0, log_watermark(settings.events_dir)) >= last:
             break
-        with reading(settings.events_dir):
+        with files_kept(settings.events_dir):
             if max((file.last_seq for file in log_files(settings)), default=0) >= last:
                 break
         time.sleep(0.1)

@@ -20,10 +20,9 @@ import numpy.typing as npt
 from feature_repo.errors import BadInputError, LarderError, NotFoundError
 from feature_repo.services import feature_list, service_hash
 from serving.candidates.load import load_generator, read_arrays
-from serving.cascade.boosters import LightGBMRanker, XGBoostRanker
 from serving.cascade.features import retrieval_columns
 from serving.cascade.purchase import CALIBRATION_FILE, GOLDEN_FILE, MODEL_FILES, PurchaseModel
-from serving.cascade.ranker import Calibration, CatBoostRanker
+from serving.cascade.ranker import Calibration, CatBoostRanker, LightGBMRanker, XGBoostRanker
 from serving.cascade.recommender import Policy, Ranker, Recommender
 
 FORMAT = 1

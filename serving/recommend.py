@@ -7,11 +7,11 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
 from feature_repo.errors import UnavailableError
+from feature_repo.events import Repeats
 from feature_repo.rows import Rows, UserRows, null_rows
 from feature_repo.services import service_hash
 from feature_repo.views import USER_ITEM
@@ -35,7 +35,7 @@ class Wish:
     user_id: str
     k: int
     exclude: list[str] = field(default_factory=list)
-    repeats: Literal["keep", "drop"] | None = None
+    repeats: Repeats | None = None
     request_id: str | None = None
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 
 from feature_repo.event_rules import normalise_id
-from feature_repo.events import MAX_ID_BYTES, EventType
+from feature_repo.events import MAX_ID_BYTES, EventType, Repeats
 from serving.event_entry import is_bounded_id
 from serving.item_entry import MAX_DESCRIPTION, MAX_IMAGE, MAX_TAGS, MAX_TITLE
 
@@ -65,7 +65,7 @@ class RecommendationRequest(_Body):
     k: K = 20
     exclude: Annotated[list[Id], Field(max_length=1000, description="Items that must not be shown.")] = []
     repeats: Annotated[
-        Literal["keep", "drop"] | None,
+        Repeats | None,
         Field(description="Whether items the user dealt with recently may be shown; null: as the model was made for."),
     ] = None
     request_id: Annotated[Id | None, Field(description="Your id of this request; one is made up if null.")] = None

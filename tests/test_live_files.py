@@ -18,7 +18,7 @@ from feature_repo.backfill import backfill
 from feature_repo.event_log import read_events
 from feature_repo.events import LOG_SCHEMA
 from feature_repo.ingest_log import LiveLog
-from feature_repo.live_files import log_paths, merge_small, reading
+from feature_repo.live_files import files_kept, log_paths, merge_small
 from feature_repo.log_chunks import log_files
 from feature_repo.settings import Settings
 from feature_repo.stream import StreamBatch
@@ -114,7 +114,7 @@ def test_files_stay_while_somebody_reads_them(tmp_path):
     log = LiveLog(settings)
     write(settings, random.Random(1), [2] * 30, log)
     before = log_paths(settings.events_dir)
-    with reading(settings.events_dir):
+    with files_kept(settings.events_dir):
         began = time.monotonic()
         assert log.merge_small() == 0, "ingest does not wait for readers"
         assert time.monotonic() - began < 5

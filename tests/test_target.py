@@ -19,6 +19,7 @@ from feature_repo.rows import Rows, null_rows
 from feature_repo.settings import Settings
 from feature_repo.store import apply
 from feature_repo.views import ITEM_STATS
+from larder.commands.evaluate import _usual
 from serving.cascade.items import CatalogEntry, build_item_table
 from training.fit_generators import GeneratorParams
 from training.fit_ranker import RankerParams
@@ -57,6 +58,12 @@ def test_where_nobody_takes_an_item_again_no_list_holds_what_was_taken(settings:
                 assert not set(slate) & set(reader.user(user, cut).recent.item_ids), (segment, model, user)
     assert result.bundle.recommender.policy.repeats == "drop"
     assert result.bundle.manifest["target"] == "rating"
+
+
+def test_lists_are_graded_by_what_the_data_set_says(settings: Settings) -> None:
+    assert _usual(settings) == ("purchase", "keep"), "nothing imported: the lists of live events"
+    write_dataset(ratings(settings), settings)
+    assert _usual(settings) == ("rating", "drop")
 
 
 def test_a_report_of_before_has_the_usual_target(settings: Settings) -> None:

@@ -14,8 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from serving.cascade.boosters import LightGBMRanker, XGBoostRanker
-from serving.cascade.ranker import F32, F64, Calibration, CatBoostRanker
+from serving.cascade.ranker import F32, F64, Calibration, CatBoostRanker, LightGBMRanker, XGBoostRanker
 from training.candidate_rows import RankerRows
 
 #: Takes the place of the calibration until there is one.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.errors import BadInputError
+from feature_repo.events import Repeats
 from training.metrics import interval, resampled_means
 from training.slate_metrics import KS, Jackknifed, exposure_of, list_metrics, user_metrics
 from training.split import Window
@@ -30,7 +31,6 @@ DEPTH: Final = max(KS)
 CURVE: Final = (1, 2, 3, 5, 7, 10, 15, 20)
 #: The metric whose gain is shown user by user.
 MAIN: Final = "ndcg@10"
-Repeats = Literal["keep", "drop"]
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from feature_repo.asof import AsOfReader
 from feature_repo.datasets import read_events
 from feature_repo.errors import BadInputError
+from feature_repo.events import Repeats
 from feature_repo.settings import Settings
 from serving.bundle import Bundle, load_bundle
 from serving.candidates.contract import CandidateGenerator
@@ -38,7 +38,7 @@ class TrainConfig:
     """Everything that decides what model comes out, beside the data and the seed."""
 
     target: str = "purchase"
-    repeats: Literal["keep", "drop"] = "keep"
+    repeats: Repeats = "keep"
     service: str = "ranking_v1"
     test_share: float = 0.1
     windows: int = 4

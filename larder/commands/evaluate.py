@@ -11,6 +11,7 @@ import typer
 from larder.session import settings_of
 
 if TYPE_CHECKING:
+    from feature_repo.settings import Settings
     from training.grading import Events
     from training.split import Window
 
@@ -43,7 +44,10 @@ def evaluate(
     catalogue: Annotated[
         Path | None, typer.Option(help="File with item_id: what can be recommended (coverage, Gini).")
     ] = None,
-    target: Annotated[str, typer.Option(help="Events of this type are what a list should foretell.")] = "purchase",
+    target: Annotated[
+        str | None,
+        typer.Option(help="Events of this type are what a list should foretell; as the data set says, else purchase."),
+    ] = None,
     start: Annotated[
         str | None, typer.Option("--from", help="Start of the test window, ISO 8601; UTC if it names no zone.")
     ] = None,
@@ -52,8 +56,12 @@ def evaluate(
         float, typer.Option(min=0.001, max=0.999, help="Without --from: the window is the last part of the events.")
     ] = 0.1,
     repeats: Annotated[
-        Repeats, typer.Option(help="drop: items a user already had are no targets and are taken out of lists.")
-    ] = Repeats.keep,
+        Repeats | None,
+        typer.Option(
+            help="drop: items a user already had are no targets and are taken out of lists; as the data set says, "
+            "else keep."
+        ),
+    ] = None,
     against: Annotated[str | None, typer.Option(help="NAME the others are compared with; the first.")] = None,
     k: Annotated[int, typer.Option(help="Length of list shown on the terminal: 5, 10 or 20; files have all.")] = 10,
     rounds: Annotated[int, typer.Option(min=100, max=100_000, help="Bootstrap rounds.")] = 2000,
@@ -87,6 +95,8 @@ def evaluate(
         raise BadInputError(f"--k must be one of {', '.join(map(str, KS))}, not {k}")
     settings = settings_of(ctx)
     files = _named_files(recs)
+    usual = _usual(settings) if events is None else ("purchase", Repeats.keep)
+    target, repeats = target or usual[0], repeats or usual[1]
     against = against or next(iter(files))
     if against not in files:
         raise BadInputError(f"--against must be one of {', '.join(files)}, not {against!r}")
@@ -133,6 +143,18 @@ def evaluate(
             stack.wait()
             logged = log_evaluation(stack.settings, f"evaluate-{name}", figures(grading), made_of, [path, page])
             print(f"MLflow: {run_url(stack.settings, *logged)}")
+
+
+def _usual(settings: Settings) -> tuple[str, Repeats]:
+    """Return what the project's data set says is predicted, and whether it repeats; there may be live events only."""
+    from feature_repo.errors import NotFoundError
+    from feature_repo.event_log import read_report
+
+    try:
+        report = read_report(settings)
+    except NotFoundError:
+        return "purchase", Repeats.keep
+    return report.target, Repeats(report.repeats)
 
 
 def _named_files(recs: list[str]) -> dict[str, Path]:

@@ -13,7 +13,7 @@ import duckdb
 from feature_repo.errors import NotFoundError
 from feature_repo.event_log import read_report
 from feature_repo.events import EventType
-from feature_repo.live_files import log_paths, reading
+from feature_repo.live_files import files_kept, log_paths
 from feature_repo.settings import Settings
 
 TOP_CATEGORIES: Final = 15
@@ -113,10 +113,12 @@ def describe(settings: Settings) -> Description:
         name = read_report(settings).name
     except NotFoundError:  # there may be live events
         name = "live events only"
-    files = [str(path) for path in log_paths(settings.events_dir)]
-    if not files:
-        raise NotFoundError(f"project {settings.project!r} has no events; import a data set first (larder data import)")
-    with reading(settings.events_dir), duckdb.connect() as db:
+    with files_kept(settings.events_dir), duckdb.connect() as db:
+        files = [str(path) for path in log_paths(settings.events_dir)]
+        if not files:
+            raise NotFoundError(
+                f"project {settings.project!r} has no events; import a data set first (larder data import)"
+            )
         db.execute("SET TimeZone = 'UTC'")
         db.execute(f"SET threads = {int(settings.threads)}")
         db.from_parquet(files, hive_partitioning=False).create_view("event")

@@ -1,7 +1,8 @@
-"""CatBoost behind the Ranker contract, with isotonic calibration. PURE: the loaded model comes as an argument."""
+"""Trees behind the Ranker contract, with isotonic calibration. PURE: the loaded model comes as an argument."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +34,11 @@ class Calibration:
 
 
 @dataclass(frozen=True, eq=False)
-class CatBoostRanker:
-    """A `.cbm` model that scores float32 rows."""
+class TreeRanker(ABC):
+    """A loaded model that scores float32 rows by one thread, and the map of its scores to probabilities.
+
+    One thread: a request must not take the second core from its neighbours, and scores stay reproducible.
+    """
 
     model: Any
     calibration: Calibration
@@ -49,12 +53,48 @@ class CatBoostRanker:
         """
         if not len(matrix):
             return np.empty(0)
-        width = len(self.model.feature_names_)
-        if matrix.shape[1] != width:
-            raise BadInputError(f"the model takes {width} features, the matrix has {matrix.shape[1]}")
-        # One thread: a request must not take the second core from its neighbours, and scores stay reproducible.
-        return np.asarray(self.model.predict(matrix, prediction_type="RawFormulaVal", thread_count=1), np.float64)
+        if matrix.shape[1] != self._width():
+            raise BadInputError(f"the model takes {self._width()} features, the matrix has {matrix.shape[1]}")
+        return np.asarray(self._raw(matrix), np.float64)
 
     def probability(self, scores: F64) -> F64:
         """Calibrate raw scores."""
         return self.calibration(scores)
+
+    @abstractmethod
+    def _width(self) -> int:
+        """Return the number of features the model takes."""
+
+    @abstractmethod
+    def _raw(self, matrix: F32) -> Any:
+        """Return raw scores (log odds, or what the model was ranked by), shape (n,)."""
+
+
+class CatBoostRanker(TreeRanker):
+    """A CatBoost model (`.cbm`)."""
+
+    def _width(self) -> int:
+        return len(self.model.feature_names_)
+
+    def _raw(self, matrix: F32) -> Any:
+        return self.model.predict(matrix, prediction_type="RawFormulaVal", thread_count=1)
+
+
+class LightGBMRanker(TreeRanker):
+    """A `lightgbm.Booster`."""
+
+    def _width(self) -> int:
+        return int(self.model.num_feature())
+
+    def _raw(self, matrix: F32) -> Any:
+        return self.model.predict(matrix, raw_score=True, num_threads=1)
+
+
+class XGBoostRanker(TreeRanker):
+    """An `xgboost.Booster` with `nthread` 1."""
+
+    def _width(self) -> int:
+        return int(self.model.num_features())
+
+    def _raw(self, matrix: F32) -> Any:
+        return self.model.inplace_predict(matrix, predict_type="margin")

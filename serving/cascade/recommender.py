@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from feature_repo.events import Repeats
 from feature_repo.rows import FeatureReader, Rows, UserRows
 from serving.candidates.contract import F32, I32, CandidateGenerator
 from serving.cascade.features import Candidates, ask, feature_matrix
@@ -50,7 +51,7 @@ class Policy:
         How many items each generator may contribute.
     """
 
-    repeats: Literal["keep", "drop"]
+    repeats: Repeats
     candidates: int
     quotas: tuple[int, ...]
 
@@ -119,7 +120,7 @@ class Recommender:
         *,
         k: int,
         exclude: Sequence[str] = (),
-        repeats: Literal["keep", "drop"] | None = None,
+        repeats: Repeats | None = None,
     ) -> Draft:
         """Retrieve and filter candidates; none for a user of whom nothing is known, who gets what is popular.
 
@@ -178,7 +179,7 @@ class Recommender:
         now_us: int,
         *,
         k: int,
-        repeats: Literal["keep", "drop"] | None = None,
+        repeats: Repeats | None = None,
     ) -> Slate:
         """Answer one request through a synchronous reader (offline evaluation, the gate)."""
         draft = self.draft(reader.user(user_id, now_us), table, now_us, k=k, repeats=repeats)
