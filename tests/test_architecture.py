@@ -42,7 +42,7 @@ ADAPTERS = {
     "training/classifiers.py": {"catboost", "lightgbm", "xgboost"},
     "training/comparison_tracking.py": {"mlflow"},
     "training/fit_ranker.py": {"catboost"},
-    "training/fit_generators.py": {"implicit"},
+    "training/generators/als.py": {"implicit"},
     "training/tracking.py": {"mlflow"},
 }
 ADAPTERS_TOP = {

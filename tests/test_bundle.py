@@ -18,7 +18,7 @@ from feature_repo.errors import BadInputError, LarderError, NotFoundError
 from serving.bundle import MANIFEST, Bundle, check_golden, load_bundle, write_manifest
 from serving.release_loader import warm_up
 from tests.tiny_bundle import Shop, make_bundle, make_shop
-from training.fit_generators import write_npz
+from training.npz import write_npz
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from serving.cascade.features import Asked, ask
 from serving.cascade.items import CatalogEntry, ItemTable, build_item_table
 from serving.cascade.recommender import Policy, Recommender
 from tests.tiny_bundle import SERVICE, Shop, make_generators, make_shop
-from training.fit_generators import save_generators
+from training.line_up import save_generators
 
 NOW_US = 1_790_000_000_000_000
 QUICK = settings(max_examples=60, deadline=None)

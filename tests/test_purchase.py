@@ -37,14 +37,14 @@ from serving.release_loader import warm_up
 from serving.score import ScoreService
 from serving.state import Release, ServingState
 from tests.running_api import RunningApi, open_shop, plan_for, wait_until
-from tests.tiny_bundle import Shop, make_bundle, make_shop
+from tests.tiny_bundle import Shop, make_bundle, make_shop, small_line_up
 from training import compare_classifiers as comparing
 from training.candidate_rows import Sampling
 from training.classifier_metrics import Ordered
 from training.classifiers import CLASSIFIERS
 from training.compare_classifiers import CompareConfig, Comparison, Result, compare_classifiers, judged_rows
-from training.fit_generators import GeneratorParams, write_npz
 from training.fit_ranker import RankerParams
+from training.npz import write_npz
 from training.offline_table import offline_item_table
 from training.purchase_rows import Draw, draw_pairs, join_features
 from training.save_purchase import read_purchase, save_purchase
@@ -271,7 +271,7 @@ def test_training_takes_the_purchase_model_along(shop: Settings, compared: Compa
     quick = TrainConfig(
         windows=1,
         candidates=30,
-        generators=GeneratorParams(als_factors=8, als_iterations=2),
+        line_up=small_line_up(factors=8, iterations=2),
         ranker=RankerParams(iterations=10),
         sampling=Sampling(10, 10),
     )

@@ -21,7 +21,7 @@ from feature_repo.store import apply
 from feature_repo.views import ITEM_STATS
 from larder.commands.evaluate import _usual
 from serving.cascade.items import CatalogEntry, build_item_table
-from training.fit_generators import GeneratorParams
+from tests.tiny_bundle import small_line_up
 from training.fit_ranker import RankerParams
 from training.train import TrainConfig, train
 
@@ -45,7 +45,7 @@ def test_where_nobody_takes_an_item_again_no_list_holds_what_was_taken(settings:
         target=report.target,
         repeats=report.repeats,
         windows=1,
-        generators=GeneratorParams(als_factors=8, als_iterations=3),
+        line_up=small_line_up(factors=8, iterations=3),
         ranker=RankerParams(iterations=30),
     )
     result = train(settings, config, "hash")

@@ -32,7 +32,7 @@ from larder.services.ports import HOST
 from larder.services.process import RunningService
 from serving.bundle import load_bundle
 from serving.plan import load_plan, plan_key
-from training.fit_generators import GeneratorParams
+from tests.tiny_bundle import small_line_up
 from training.fit_ranker import RankerParams
 from training.grading import Segment, grade
 from training.offline_table import offline_item_table
@@ -43,7 +43,7 @@ from training.train import TrainConfig, TrainResult, train
 
 SMALL = TrainConfig(
     windows=2,
-    generators=GeneratorParams(als_factors=16, als_iterations=5),
+    line_up=small_line_up(factors=16, iterations=5),
     ranker=RankerParams(iterations=80),
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ from serving.candidates.vocabulary import Vocabulary
 from serving.cascade.items import CatalogEntry, ItemTable, build_item_table
 from serving.cascade.ranker import Calibration, CatBoostRanker
 from serving.cascade.recommender import Policy
+from training.generators.als import Als
+from training.line_up import LineUp, default_line_up
 from training.save_bundle import feature_columns, save_bundle
 
 SERVICE = "ranking_v1"
@@ -88,6 +90,14 @@ class Shop:
 
 def _take(rows: Rows, which: list[int]) -> Rows:
     return Rows(rows.view, rows.ints[which], rows.floats[which], rows.present[which])
+
+
+def small_line_up(*, factors: int, iterations: int) -> LineUp:
+    """The default line-up with an ALS that fits in no time."""
+    return tuple(
+        replace(one, factors=factors, iterations=iterations) if isinstance(one, Als) else one
+        for one in default_line_up()
+    )
 
 
 def make_shop(now_us: int, *, n_items: int = 50, n_users: int = 30, n_events: int = 900, seed: int = 3) -> Shop:

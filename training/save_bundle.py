@@ -17,7 +17,8 @@ from serving.cascade.features import retrieval_columns
 from serving.cascade.items import ItemTable
 from serving.cascade.ranker import CatBoostRanker
 from serving.cascade.recommender import Policy
-from training.fit_generators import save_generators, write_npz
+from training.line_up import save_generators
+from training.npz import write_npz
 from training.save_purchase import add_purchase
 
 #: Scores of the same bytes by the same library differ by rounding at most.

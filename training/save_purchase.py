@@ -16,7 +16,7 @@ from feature_repo.settings import Settings
 from serving.bundle import describe_files, load_purchase
 from serving.cascade.purchase import CALIBRATION_FILE, GOLDEN_FILE, MODEL_FILES
 from training.classifiers import save_model
-from training.fit_generators import write_npz
+from training.npz import write_npz
 
 if TYPE_CHECKING:
     from training.compare_classifiers import Comparison

@@ -171,8 +171,20 @@ def register_bundle(mlflow: Any, settings: Settings, run_id: str, bundle_id: str
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted names."""
+    """Nested settings as dotted names; members of a list go by their own name, or by their number."""
     out: dict[str, Any] = {}
     for name, value in config.items():
-        out |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        if isinstance(value, list | tuple) and value and all(isinstance(one, dict) for one in value):
+            members = {str(_name_of(one) or i): one for i, one in enumerate(value)}
+            out |= flatten(members, f"{prefix}{name}.")
+        elif isinstance(value, dict):
+            out |= flatten(value, f"{prefix}{name}.")
+        else:
+            out[f"{prefix}{name}"] = value
     return out
+
+
+def _name_of(member: dict[str, Any]) -> str | None:
+    inner = member.get("generator", member)
+    found = inner.get("name") if isinstance(inner, dict) else None
+    return None if found is None else str(found)

@@ -17,12 +17,14 @@ from feature_repo.events import Repeats
 from feature_repo.settings import Settings
 from serving.bundle import Bundle, load_bundle
 from serving.candidates.contract import CandidateGenerator
+from serving.cascade.items import ItemTable
 from serving.cascade.recommender import Policy
 from training.candidate_rows import RankerRows, Sampling, candidate_rows
 from training.evaluate import Evaluation
 from training.evaluate_bundle import evaluate_bundle
-from training.fit_generators import GeneratorParams, fit_generators
 from training.fit_ranker import FittedRanker, RankerParams, fit_ranker
+from training.generators.contract import Past
+from training.line_up import LineUp, default_line_up, fit_line_up
 from training.offline_table import offline_item_table
 from training.save_bundle import feature_columns, save_bundle
 from training.save_purchase import read_purchase
@@ -44,16 +46,14 @@ class TrainConfig:
     windows: int = 4
     stride: float = 1.0
     candidates: int = 300
-    #: How many items each generator contributes, in the order of fit_generators.
-    quotas: tuple[int, ...] = (120, 60, 60, 120, 120)
-    generators: GeneratorParams = field(default_factory=GeneratorParams)
+    line_up: LineUp = field(default_factory=default_line_up)
     ranker: RankerParams = field(default_factory=RankerParams)
     sampling: Sampling = field(default_factory=Sampling)
 
     @property
     def policy(self) -> Policy:
         """What the bundle may show."""
-        return Policy(self.repeats, self.candidates, self.quotas)
+        return Policy(self.repeats, self.candidates, tuple(one.quota for one in self.line_up))
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,12 @@ def train(
         what = f"window {number} of {len(split.rolling)}"
         on_progress = partial(report, what)
         windows.append(_window_rows(settings, config, log, window, number, watch, on_progress))
-    reader, generators = _as_of(settings, config, log, split.test, watch)
+    reader, table, generators = _as_of(settings, config, log, split.test, watch)
     with watch.phase("fit ranker"):
         report("ranker", 0, 1)
         names = feature_columns(config.service, generators)
         fitted = fit_ranker(windows, names, config.ranker, seed=settings.seed, threads=settings.threads)
         report("ranker", 1, 1)
-    table = offline_item_table(reader, split.test.start_us)
     golden = windows[-1].matrix[:: max(len(windows[-1]) // GOLDEN_ROWS, 1)][:GOLDEN_ROWS]
     with watch.phase("save bundle"):
         directory = save_bundle(
@@ -169,8 +168,7 @@ def _window_rows(
     if not targets:
         start = datetime.fromtimestamp(window.start_us / 1e6, UTC)
         raise BadInputError(f"no {config.target} events in the window from {start:%Y-%m-%d}: nothing to learn from")
-    reader, generators = _as_of(settings, config, log, window, watch)
-    table = offline_item_table(reader, window.start_us)
+    reader, table, generators = _as_of(settings, config, log, window, watch)
     with watch.phase("ranker rows"):
         return candidate_rows(
             settings,
@@ -189,11 +187,11 @@ def _window_rows(
 
 def _as_of(
     settings: Settings, config: TrainConfig, log: Log, window: Window, watch: _Stopwatch
-) -> tuple[AsOfReader, tuple[CandidateGenerator, ...]]:
+) -> tuple[AsOfReader, ItemTable, tuple[CandidateGenerator, ...]]:
     with watch.phase("features as of the cut"):
         reader = AsOfReader(settings, window.start_us)
+        table = offline_item_table(reader, window.start_us)
     with watch.phase("fit generators"):
-        generators = fit_generators(
-            log, window.start_us, config.generators, seed=settings.seed, threads=settings.threads
-        )
-    return reader, generators
+        past = Past(log.before(window.start_us), table, window.start_us, settings.seed, settings.threads)
+        generators = fit_line_up(config.line_up, past)
+    return reader, table, generators

@@ -7,6 +7,7 @@ No user factor is stored: a user's vector is the least-squares solution given th
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,15 @@ from serving.candidates.contract import F32, DenseQuery
 from serving.candidates.history import interaction_weights, weight_per_item
 from serving.candidates.vocabulary import Vocabulary
 from serving.cascade.items import ItemTable
+
+Confidence = Literal["linear", "log", "binary"]
+
+
+def confidence_of(weights: npt.NDArray[np.float64], kind: Confidence) -> npt.NDArray[np.float64]:
+    """Confidence of interactions by their weights (above 0), before `alpha`; shape as given."""
+    if kind == "binary":
+        return np.ones_like(weights)
+    return weights if kind == "linear" else np.log1p(weights)
 
 
 def fold_in(
@@ -51,8 +61,8 @@ class ItemFactors:
 
     Attributes
     ----------
-    alpha
-        Confidence of an interaction of weight w is `alpha * log1p(w)`.
+    alpha, confidence
+        Confidence of an interaction of weight w is `alpha * confidence_of(w, confidence)`.
     """
 
     vocabulary: Vocabulary
@@ -60,6 +70,7 @@ class ItemFactors:
     regularization: float
     alpha: float
     half_life_days: float
+    confidence: Confidence = "log"
     name: str = "als"
     gram: npt.NDArray[np.float64] = field(init=False)
 
@@ -73,5 +84,5 @@ class ItemFactors:
         items, total = weight_per_item(self.vocabulary.lookup(user.recent.item_ids), weights)
         if not len(items):
             return DenseQuery(np.zeros(len(table), np.float32))
-        vector = fold_in(self.factors, self.gram, items, self.alpha * np.log1p(total))
+        vector = fold_in(self.factors, self.gram, items, self.alpha * confidence_of(total, self.confidence))
         return DenseQuery(self.vocabulary.spread(self.factors @ vector, table))

@@ -1,0 +1,64 @@
+"""The contract of fitting a candidate generator: settings that turn the past into what serving loads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from serving.candidates.contract import CandidateGenerator
+from serving.cascade.items import ItemTable
+from training.split import Log
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a generator may learn from: nothing that was known only at or after `now_us`.
+
+    Attributes
+    ----------
+    log
+        Events known before `now_us`.
+    table
+        Items with their state and catalogue entry as of `now_us`.
+    """
+
+    log: Log
+    table: ItemTable
+    now_us: int
+    seed: int
+    threads: int
+
+
+class GeneratorFit(Protocol):
+    """Settings of one generator of the line-up; equal settings, past and seed give an equal generator."""
+
+    @property
+    def name(self) -> str:
+        """Source tag in answers and prefix of the retrieval features; distinct within a line-up."""
+        ...
+
+    @property
+    def quota(self) -> int:
+        """How many items it contributes to the candidates at most; 0: it only scores those of others."""
+        ...
+
+    def fit(self, past: Past) -> CandidateGenerator:
+        """Fit on the past."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A generator that has nothing to fit: it reads the live item table and the user's rows."""
+
+    generator: CandidateGenerator
+    quota: int
+
+    @property
+    def name(self) -> str:
+        """Name of the generator."""
+        return self.generator.name
+
+    def fit(self, past: Past) -> CandidateGenerator:
+        """Return the generator as it is."""
+        return self.generator

@@ -1,0 +1,47 @@
+"""The line-up of candidate generators: which are fitted, with what settings, and how they get into a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serving.candidates.contract import CandidateGenerator
+from serving.candidates.history import OwnHistory
+from serving.candidates.load import parts_of
+from serving.candidates.popularity import CategoryPopularity, Popularity
+from training.generators.als import Als
+from training.generators.contract import GeneratorFit, Past, Ready
+from training.generators.cooccurrence import Cooccurrence
+from training.npz import write_npz
+
+LineUp = tuple[GeneratorFit, ...]
+
+
+def default_line_up() -> LineUp:
+    """Return the generators of a model, as tuned on windows before the test."""
+    return (
+        Ready(OwnHistory(half_life_days=120.0, window="30d"), quota=120),
+        Ready(Popularity("7d"), quota=60),
+        Ready(CategoryPopularity("30d"), quota=60),
+        Als(),
+        Cooccurrence(),
+    )
+
+
+def fit_line_up(line_up: LineUp, past: Past) -> tuple[CandidateGenerator, ...]:
+    """Fit every generator on the past, in order."""
+    return tuple(one.fit(past) for one in line_up)
+
+
+def save_generators(generators: tuple[CandidateGenerator, ...], directory: Path) -> list[dict[str, Any]]:
+    """Write the generators' files into a bundle directory and return their manifest entries."""
+    entries = []
+    for generator in generators:
+        entry, arrays = parts_of(generator)
+        if arrays:
+            entry["file"] = f"{generator.name}.npz"
+            write_npz(directory / entry["file"], **{name: np.asarray(array) for name, array in arrays.items()})
+        entries.append(entry)
+    return entries
