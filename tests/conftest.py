@@ -18,6 +18,7 @@ from larder.services.process import RunningService, start
 from larder.services.redis_server import redis_service
 
 import_feast()  # before any test module imports feast its own way
+pytest.register_assert_rewrite("tests.generator_contract")  # its asserts shall say what they saw
 _numbers = itertools.count()
 
 

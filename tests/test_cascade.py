@@ -1,27 +1,23 @@
-"""The cascade: properties of retrieval, merging, ranking and generators that hold for any shop, user and list."""
+"""The cascade: properties of retrieval, merging and ranking that hold for any shop, user and list."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from feature_repo.rows import NO_RECENT_EVENTS, RecentEvents, Rows, UserRows, null_rows
-from feature_repo.views import DAY_US, ITEM_STATS, USER_CATEGORY, USER_ITEM, USER_STATS
-from serving.candidates.contract import CandidateGenerator, DenseQuery, top_k
-from serving.candidates.load import load_generator
+from feature_repo.views import ITEM_STATS, USER_CATEGORY, USER_ITEM, USER_STATS
+from serving.candidates.contract import DenseQuery, top_k
 from serving.cascade.features import Asked, ask
 from serving.cascade.items import CatalogEntry, ItemTable, build_item_table
 from serving.cascade.recommender import Policy, Recommender
 from tests.tiny_bundle import SERVICE, Shop, make_generators, make_shop
-from training.line_up import save_generators
 
 NOW_US = 1_790_000_000_000_000
 QUICK = settings(max_examples=60, deadline=None)
@@ -155,74 +151,6 @@ def test_the_score_of_an_item_does_not_depend_on_the_others(user: str, order: li
 
 def user_with(recent: RecentEvents) -> UserRows:
     return UserRows("u", null_rows(USER_STATS, 1), [], null_rows(USER_CATEGORY, 0), recent)
-
-
-GENERATORS = [g.name for g in make_generators(make_shop(NOW_US))]
-
-
-def generator(name: str) -> CandidateGenerator:
-    return next(g for g in recommender().generators if g.name == name)
-
-
-@pytest.mark.parametrize("name", GENERATORS)
-class TestGenerator:
-    """The contract of every generator."""
-
-    @pytest.mark.parametrize(
-        "recent",
-        [
-            NO_RECENT_EVENTS,
-            RecentEvents(["unknown"], np.array([1], np.int8), np.array([NOW_US])),
-            RecentEvents(["i00001", "unknown"], np.array([6, 3], np.int8), np.array([NOW_US, NOW_US + DAY_US])),
-        ],
-        ids=["empty", "unknown item", "from the future"],
-    )
-    @pytest.mark.parametrize("size", ["shop", "one item", "no item"])
-    def test_any_user_and_any_catalogue(self, name: str, recent: RecentEvents, size: str) -> None:
-        table = small_shop().table()
-        if size != "shop":
-            n = 1 if size == "one item" else 0
-            table = build_item_table([CatalogEntry("other")] * n, null_rows(ITEM_STATS, n), NOW_US)
-        query = generator(name).query(user_with(recent), table, NOW_US)
-        top = query.top(1000)
-        assert len(set(top.tolist())) == len(top) <= len(table)
-        scores = query.scores(np.arange(len(table), dtype=np.int32))
-        assert scores.shape == (len(table),)
-        assert np.isfinite(scores).all()
-        assert (scores[top] > 0).all()
-        assert (np.diff(scores[top]) <= 0).all()
-        assert query.top(3).tolist() == top[:3].tolist()
-
-    @pytest.mark.parametrize("user", ["u00003", "nobody"])
-    def test_saving_and_loading_changes_nothing(self, name: str, user: str, tmp_path: Path) -> None:
-        one, table = generator(name), small_shop().table()
-        (entry,) = save_generators((one,), tmp_path)
-        loaded = load_generator(entry, tmp_path)
-        rows = ShopReader().user(user, NOW_US)
-        before, after = one.query(rows, table, NOW_US), loaded.query(rows, table, NOW_US)
-        everything = np.arange(len(table), dtype=np.int32)
-        np.testing.assert_array_equal(after.scores(everything), before.scores(everything))
-        np.testing.assert_array_equal(after.top(20), before.top(20))
-
-    def test_a_grown_table_keeps_the_answers_for_known_items(self, name: str) -> None:
-        shop = small_shop()
-        smaller = build_item_table(entries(shop)[:40], rows_of(shop, 40), NOW_US)
-        grown = build_item_table(entries(shop), rows_of(shop, 50), NOW_US)
-        rows = ShopReader().user("u00003", NOW_US)
-        first = np.arange(40, dtype=np.int32)
-        before = generator(name).query(rows, smaller, NOW_US).scores(first)
-        after = generator(name).query(rows, grown, NOW_US).scores(first)
-        # Scores may be relative to the whole catalogue: the order may not change.
-        assert np.argsort(-before, kind="stable").tolist() == np.argsort(-after, kind="stable").tolist()
-
-
-def entries(shop: Shop) -> list[CatalogEntry]:
-    return [CatalogEntry(c.item_id, c.title, c.category, c.price, c.created_at, c.available) for c in shop.catalog]
-
-
-def rows_of(shop: Shop, n: int) -> Rows:
-    stats = shop.stats[ITEM_STATS.name]
-    return Rows(ITEM_STATS, stats.ints[:n], stats.floats[:n], stats.present[:n])
 
 
 def test_missing_pair_features_and_an_empty_history_still_give_a_list() -> None:

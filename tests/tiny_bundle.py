@@ -88,6 +88,17 @@ class Shop:
         return out
 
 
+@dataclass(frozen=True)
+class Events:
+    """What happened, oldest first: indices of users and items, and plain arrays, each shape (n,)."""
+
+    user: Any
+    item: Any
+    etype: Any
+    value: Any
+    time: Any
+
+
 def _take(rows: Rows, which: list[int]) -> Rows:
     return Rows(rows.view, rows.ints[which], rows.floats[which], rows.present[which])
 
@@ -116,18 +127,27 @@ def make_shop(now_us: int, *, n_items: int = 50, n_users: int = 30, n_events: in
     # A taste, so that there is something to learn: users like items whose number is near theirs.
     item = (user * n_items // n_users + np.abs(rng.normal(0, n_items / 8, n_events)).astype(int)) % n_items
     etype = rng.choice([EventType.view, EventType.cart, EventType.purchase], n_events, p=[0.6, 0.15, 0.25])
+    events = Events(user, item, etype.astype(np.int8), price[item].astype(np.float64), time)
+    return fold_shop(catalog, user_ids, events, now_us)
+
+
+def fold_shop(catalog: list[CatalogItem], user_ids: list[str], events: Events, now_us: int) -> Shop:
+    """Everything known of a shop after some events, folded by the real fold."""
+    user, item, time, n_events = events.user, events.item, events.time, len(events.time)
+    category = np.array([CATEGORIES.index(one.category or "") for one in catalog])
+    price = np.array([one.price or 0 for one in catalog])
     seq = np.array([seq_of(int(t) // 1000, n % 1000) for n, t in enumerate(time)], np.int64)
     pair_of = {key: i for i, key in enumerate(dict.fromkeys(zip(user.tolist(), item.tolist(), strict=True)))}
     affinity_of = {k: i for i, k in enumerate(dict.fromkeys(zip(user.tolist(), category[item].tolist(), strict=True)))}
     pair_rows = np.array([pair_of[key] for key in zip(user.tolist(), item.tolist(), strict=True)])
     affinity_rows = np.array([affinity_of[key] for key in zip(user.tolist(), category[item].tolist(), strict=True)])
     rows: RowIndices = (user, item, pair_rows, affinity_rows)
-    sizes = (n_users, n_items, len(pair_of), len(affinity_of))
+    sizes = (len(user_ids), len(catalog), len(pair_of), len(affinity_of))
     states: Any = tuple(new_state(view, size) for view, size in zip(FOLD_VIEWS, sizes, strict=True))
     fold_events(
         EventArrays(
-            etype=etype.astype(np.int8),
-            value=price[item].astype(np.float64),
+            etype=events.etype,
+            value=events.value,
             quantity=np.ones(n_events, np.int64),
             price=price[item].astype(np.int64),
             time=time,
@@ -138,11 +158,12 @@ def make_shop(now_us: int, *, n_items: int = 50, n_users: int = 30, n_events: in
         states,
         rows,
     )
+    item_ids = [one.item_id for one in catalog]
     recent = []
-    for u in range(n_users):
+    for u in range(len(user_ids)):
         mine = np.flatnonzero(user == u)[-200:]
         last = int(seq[mine[-1]]) if len(mine) else 0
-        recent.append(RecentEvents([item_ids[i] for i in item[mine]], etype[mine].astype(np.int8), time[mine], last))
+        recent.append(RecentEvents([item_ids[i] for i in item[mine]], events.etype[mine], time[mine], last))
     stats = {
         view.name: Rows(view, state.ints, state.floats, state.ints[:, 0] != NULL_INT)
         for view, state in zip(FOLD_VIEWS, states, strict=True)

@@ -32,7 +32,7 @@ def default_line_up() -> LineUp:
 
 def fit_line_up(line_up: LineUp, past: Past) -> tuple[CandidateGenerator, ...]:
     """Fit every generator on the past, in order."""
-    return tuple(one.fit(past) for one in line_up)
+    return tuple(past.fit(one) for one in line_up)
 
 
 def save_generators(generators: tuple[CandidateGenerator, ...], directory: Path) -> list[dict[str, Any]]:

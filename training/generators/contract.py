@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from serving.candidates.contract import CandidateGenerator
@@ -17,7 +17,7 @@ class Past:
     Attributes
     ----------
     log
-        Events known before `now_us`.
+        Events known before `now_us`; later ones are refused.
     table
         Items with their state and catalogue entry as of `now_us`.
     """
@@ -27,6 +27,17 @@ class Past:
     now_us: int
     seed: int
     threads: int
+    _fitted: dict[GeneratorFit, CandidateGenerator] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.log.time_us) and int(self.log.time_us.max()) >= self.now_us:
+            raise ValueError("the log holds events of `now_us` or later: cut it with Log.before(now_us)")
+
+    def fit(self, one: GeneratorFit) -> CandidateGenerator:
+        """Fit a generator on this past, once: one that builds on another (`NewItems` on `Als`) shares its work."""
+        if one not in self._fitted:
+            self._fitted[one] = one.fit(self)
+        return self._fitted[one]
 
 
 class GeneratorFit(Protocol):

@@ -1,0 +1,77 @@
+"""Every candidate generator under the contract of tests/generator_contract.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from serving.candidates.history import OwnHistory
+from serving.candidates.popularity import CategoryPopularity, Popularity
+from tests.generator_contract import GeneratorContract, learnable_shop
+from tests.learnable_shop import NOW_US
+from training.generators.als import Als
+from training.generators.contract import Past, Ready
+from training.generators.cooccurrence import Cooccurrence
+from training.generators.ease import Ease
+
+ALS = Als(factors=8, iterations=10)
+
+
+class TestPopularAllTime(GeneratorContract):
+    fit = Ready(Popularity("all"), 60)
+    ndcg_floor = 0.18
+    personal = False
+
+
+class TestPopularLately(GeneratorContract):
+    fit = Ready(Popularity("7d"), 60)
+    ndcg_floor = 0.15
+    personal = False
+
+
+class TestCategoryPopularity(GeneratorContract):
+    fit = Ready(CategoryPopularity("30d"), 60)
+    ndcg_floor = 0.6
+
+
+class TestOwnHistory(GeneratorContract):
+    fit = Ready(OwnHistory(), 120)
+    ndcg_floor = 0.6
+
+
+class TestAlsLog(GeneratorContract):
+    fit = ALS
+    ndcg_floor = 0.65
+
+
+class TestAlsLinear(GeneratorContract):
+    fit = replace(ALS, confidence="linear")
+    ndcg_floor = 0.65
+
+
+class TestAlsBinary(GeneratorContract):
+    fit = replace(ALS, confidence="binary")
+    ndcg_floor = 0.65
+
+
+class TestEase(GeneratorContract):
+    fit = Ease(regularization=20.0)
+    ndcg_floor = 0.65
+
+
+class TestCooccurrence(GeneratorContract):
+    fit = Cooccurrence()
+    ndcg_floor = 0.65
+
+
+def test_a_past_that_holds_the_future_is_refused() -> None:
+    past = learnable_shop().past()
+    with pytest.raises(ValueError, match="cut it with"):
+        Past(learnable_shop().log, past.table, NOW_US, 0, 1)
+
+
+def test_what_a_generator_builds_on_is_fitted_once() -> None:
+    past = learnable_shop().past()
+    assert past.fit(ALS) is past.fit(replace(ALS))
+    assert past.fit(ALS) is not past.fit(replace(ALS, alpha=9.0))
