@@ -11,6 +11,7 @@ from serving.candidates.popularity import CategoryPopularity, Popularity
 from tests.generator_contract import GeneratorContract, learnable_shop
 from tests.learnable_shop import NOW_US
 from training.generators.als import Als
+from training.generators.content import Content
 from training.generators.contract import Past, Ready
 from training.generators.cooccurrence import Cooccurrence
 from training.generators.ease import Ease
@@ -63,6 +64,11 @@ class TestEase(GeneratorContract):
 class TestCooccurrence(GeneratorContract):
     fit = Cooccurrence()
     ndcg_floor = 0.65
+
+
+class TestContent(GeneratorContract):
+    fit = Content()
+    ndcg_floor = 0.6
 
 
 def test_a_past_that_holds_the_future_is_refused() -> None:

@@ -13,32 +13,39 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_repo.errors import BadInputError
+from serving.candidates.content import Content
 from serving.candidates.contract import CandidateGenerator
 from serving.candidates.factors import ItemFactors
 from serving.candidates.history import OwnHistory
 from serving.candidates.item_to_item import ItemToItem
 from serving.candidates.popularity import CategoryPopularity, Popularity
+from serving.candidates.text import TextEncoder
 from serving.candidates.vocabulary import Vocabulary
 
 #: Name in manifests to class.
 KINDS: Final[dict[str, type[Any]]] = {
+    "content": Content,
     "popularity": Popularity,
     "category_popularity": CategoryPopularity,
     "history": OwnHistory,
     "item_factors": ItemFactors,
     "item_to_item": ItemToItem,
 }
+#: Field to class of what generators are composed of; stored by its own fields, under the field's name and a dot.
+PARTS: Final[dict[str, type[Any]]] = {"encoder": TextEncoder, "als": ItemFactors}
 #: Array of the vocabulary's item ids.
 _IDS = "ids"
 
+Arrays = dict[str, npt.NDArray[Any]]
 
-def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+
+def read_arrays(path: Path) -> Arrays:
     """Read all arrays of an `.npz` and close it; pickled ones are refused."""
     with np.load(path, allow_pickle=False) as file:
         return dict(file)
 
 
-def parts_of(generator: CandidateGenerator) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+def parts_of(generator: CandidateGenerator) -> tuple[dict[str, Any], Arrays]:
     """Take a generator apart: its manifest entry, and the arrays of its file (none if nothing was fitted).
 
     Raises
@@ -49,19 +56,28 @@ def parts_of(generator: CandidateGenerator) -> tuple[dict[str, Any], dict[str, n
     kind = next((kind for kind, one in KINDS.items() if type(generator) is one), None)
     if kind is None:
         raise TypeError(f"no kind of generator is a {type(generator).__name__}: add it to serving/candidates/load.py")
+    params, arrays = _take_apart(generator)
+    return {"name": params.pop("name"), "kind": kind, "params": params}, arrays
+
+
+def _take_apart(whole: Any) -> tuple[dict[str, Any], Arrays]:
+    """Return settings and arrays of a dataclass, without what it derives itself (fields outside `__init__`)."""
     params: dict[str, Any] = {}
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    for one in fields(generator):  # type: ignore[arg-type]  # the classes of KINDS are dataclasses
-        value = getattr(generator, one.name)
-        if not one.init or one.name == "name":
+    arrays: Arrays = {}
+    for one in fields(whole):
+        value = getattr(whole, one.name)
+        if not one.init:
             continue
-        if isinstance(value, Vocabulary):
+        if one.name in PARTS:
+            params[one.name], inner = _take_apart(value)
+            arrays |= {f"{one.name}.{name}": array for name, array in inner.items()}
+        elif isinstance(value, Vocabulary):
             arrays[_IDS] = np.array(value.ids)
         elif isinstance(value, np.ndarray):
             arrays[one.name] = value
         else:
             params[one.name] = value
-    return {"name": generator.name, "kind": kind, "params": params}, arrays
+    return params, arrays
 
 
 def load_generator(spec: dict[str, Any], directory: Path) -> CandidateGenerator:
@@ -79,10 +95,20 @@ def load_generator(spec: dict[str, Any], directory: Path) -> CandidateGenerator:
     """
     if spec["kind"] not in KINDS:
         raise BadInputError(f"unknown kind of candidate generator {spec['kind']!r}; known: {', '.join(KINDS)}")
-    parts: dict[str, Any] = {"name": spec["name"], **spec["params"]}
-    if "file" in spec:
-        parts |= read_arrays(directory / spec["file"])
-    if _IDS in parts:
-        parts["vocabulary"] = Vocabulary([str(item) for item in parts.pop(_IDS)])
-    generator: CandidateGenerator = KINDS[spec["kind"]](**parts)
+    arrays = read_arrays(directory / spec["file"]) if "file" in spec else {}
+    generator: CandidateGenerator = _build(KINDS[spec["kind"]], {"name": spec["name"], **spec["params"]}, arrays)
     return generator
+
+
+def _build(kind: type[Any], params: dict[str, Any], arrays: Arrays) -> Any:
+    """Put together what `_take_apart` took apart."""
+    values: dict[str, Any] = {**params}
+    for name, array in arrays.items():
+        if name == _IDS:
+            values["vocabulary"] = Vocabulary([str(item) for item in array])
+        elif "." not in name:
+            values[name] = array
+    for name in PARTS.keys() & params.keys():
+        inner = {one.removeprefix(f"{name}."): array for one, array in arrays.items() if one.startswith(f"{name}.")}
+        values[name] = _build(PARTS[name], params[name], inner)
+    return kind(**values)
