@@ -15,6 +15,7 @@ from training.generators.content import Content
 from training.generators.contract import Past, Ready
 from training.generators.cooccurrence import Cooccurrence
 from training.generators.ease import Ease
+from training.generators.new_items import NewItems
 
 ALS = Als(factors=8, iterations=10)
 
@@ -69,6 +70,12 @@ class TestCooccurrence(GeneratorContract):
 class TestContent(GeneratorContract):
     fit = Content()
     ndcg_floor = 0.6
+
+
+class TestNewItems(GeneratorContract):
+    fit = NewItems(als=ALS, ridge=1.0)
+    ndcg_floor = 0.45
+    new_items_only = True
 
 
 def test_a_past_that_holds_the_future_is_refused() -> None:

@@ -78,11 +78,17 @@ class ItemFactors:
         wide = self.factors.astype(np.float64)
         object.__setattr__(self, "gram", wide.T @ wide + self.regularization * np.eye(wide.shape[1]))
 
-    def query(self, user: UserRows, table: ItemTable, now_us: int) -> DenseQuery:
-        """Fold the user in and score every item of the vocabulary."""
+    def user_vector(self, user: UserRows, now_us: int) -> F32 | None:
+        """Fold a user in, shape (f,); None for one who took no item of the vocabulary."""
         weights = interaction_weights(user.recent, now_us, self.half_life_days)
         items, total = weight_per_item(self.vocabulary.lookup(user.recent.item_ids), weights)
         if not len(items):
+            return None
+        return fold_in(self.factors, self.gram, items, self.alpha * confidence_of(total, self.confidence))
+
+    def query(self, user: UserRows, table: ItemTable, now_us: int) -> DenseQuery:
+        """Fold the user in and score every item of the vocabulary."""
+        vector = self.user_vector(user, now_us)
+        if vector is None:
             return DenseQuery(np.zeros(len(table), np.float32))
-        vector = fold_in(self.factors, self.gram, items, self.alpha * confidence_of(total, self.confidence))
         return DenseQuery(self.vocabulary.spread(self.factors @ vector, table))

@@ -18,6 +18,7 @@ from serving.candidates.contract import CandidateGenerator
 from serving.candidates.factors import ItemFactors
 from serving.candidates.history import OwnHistory
 from serving.candidates.item_to_item import ItemToItem
+from serving.candidates.new_items import NewItems
 from serving.candidates.popularity import CategoryPopularity, Popularity
 from serving.candidates.text import TextEncoder
 from serving.candidates.vocabulary import Vocabulary
@@ -25,6 +26,7 @@ from serving.candidates.vocabulary import Vocabulary
 #: Name in manifests to class.
 KINDS: Final[dict[str, type[Any]]] = {
     "content": Content,
+    "new_items": NewItems,
     "popularity": Popularity,
     "category_popularity": CategoryPopularity,
     "history": OwnHistory,

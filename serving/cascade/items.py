@@ -132,6 +132,11 @@ class ItemTable:
             found = self._by_window[window] = (values, order)
         return found
 
+    def takers(self) -> F64:
+        """How often each item was taken, shape (n,): bought; where nothing ever was, rated; else viewed."""
+        counts = [np.nan_to_num(self.columns[name]) for name in ("item_purchases", "item_ratings", "item_views")]
+        return next((count for count in counts if count.any()), counts[-1])
+
     def _popularity(self, window: str) -> F64:
         ratings = np.nan_to_num(self.columns["item_ratings"])
         if ratings.any() and not np.nan_to_num(self.columns["item_purchases"]).any():
