@@ -11,11 +11,15 @@ from serving.candidates.popularity import CategoryPopularity, Popularity
 from tests.generator_contract import GeneratorContract, learnable_shop
 from tests.learnable_shop import NOW_US
 from training.generators.als import Als
+from training.generators.als_similar import AlsSimilar
 from training.generators.content import Content
 from training.generators.contract import Past, Ready
 from training.generators.cooccurrence import Cooccurrence
 from training.generators.ease import Ease
+from training.generators.fallback import WithFallback
+from training.generators.last_events import LastEvents
 from training.generators.new_items import NewItems
+from training.generators.svd import Svd
 
 ALS = Als(factors=8, iterations=10)
 
@@ -65,6 +69,26 @@ class TestEase(GeneratorContract):
 class TestCooccurrence(GeneratorContract):
     fit = Cooccurrence()
     ndcg_floor = 0.65
+
+
+class TestCooccurrenceWithFallback(GeneratorContract):
+    fit = WithFallback()
+    ndcg_floor = 0.65
+
+
+class TestAlsSimilar(GeneratorContract):
+    fit = AlsSimilar(als=ALS)
+    ndcg_floor = 0.6
+
+
+class TestLastEvents(GeneratorContract):
+    fit = LastEvents()
+    ndcg_floor = 0.6
+
+
+class TestSvd(GeneratorContract):
+    fit = Svd(factors=8)
+    ndcg_floor = 0.6
 
 
 class TestContent(GeneratorContract):

@@ -18,16 +18,20 @@ from serving.candidates.contract import CandidateGenerator
 from serving.candidates.factors import ItemFactors
 from serving.candidates.history import OwnHistory
 from serving.candidates.item_to_item import ItemToItem
+from serving.candidates.last_events import LastEvents
 from serving.candidates.new_items import NewItems
 from serving.candidates.popularity import CategoryPopularity, Popularity
+from serving.candidates.projection import Projection
 from serving.candidates.text import TextEncoder
 from serving.candidates.vocabulary import Vocabulary
 
 #: Name in manifests to class.
 KINDS: Final[dict[str, type[Any]]] = {
     "content": Content,
+    "last_events": LastEvents,
     "new_items": NewItems,
     "popularity": Popularity,
+    "projection": Projection,
     "category_popularity": CategoryPopularity,
     "history": OwnHistory,
     "item_factors": ItemFactors,

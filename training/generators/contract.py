@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from serving.candidates.contract import CandidateGenerator
 from serving.cascade.items import ItemTable
 from training.split import Log
+
+Fitted = TypeVar("Fitted", bound=CandidateGenerator)
+Fitted_co = TypeVar("Fitted_co", bound=CandidateGenerator, covariant=True)
+
+
+class FitOf(Protocol[Fitted_co]):
+    """The part of a `GeneratorFit` that says which class comes of it."""
+
+    def fit(self, past: Past) -> Fitted_co:
+        """Fit on the past."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,17 +38,18 @@ class Past:
     now_us: int
     seed: int
     threads: int
-    _fitted: dict[GeneratorFit, CandidateGenerator] = field(default_factory=dict, init=False, repr=False)
+    _fitted: dict[FitOf[CandidateGenerator], Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.log.time_us) and int(self.log.time_us.max()) >= self.now_us:
             raise ValueError("the log holds events of `now_us` or later: cut it with Log.before(now_us)")
 
-    def fit(self, one: GeneratorFit) -> CandidateGenerator:
+    def fit(self, one: FitOf[Fitted]) -> Fitted:
         """Fit a generator on this past, once: one that builds on another (`NewItems` on `Als`) shares its work."""
         if one not in self._fitted:
             self._fitted[one] = one.fit(self)
-        return self._fitted[one]
+        fitted: Fitted = self._fitted[one]
+        return fitted
 
 
 class GeneratorFit(Protocol):

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from feature_repo.errors import BadInputError
-from serving.candidates.factors import ItemFactors
 from serving.candidates.new_items import NewItems as Fitted
 from training.generators.als import Als
 from training.generators.contract import Past
@@ -46,7 +45,6 @@ class NewItems:
     def fit(self, past: Past) -> Fitted:
         """Fit the encoder, and the mapping on the items that have been taken."""
         als = past.fit(self.als)
-        assert isinstance(als, ItemFactors)  # noqa: S101  # what Als.fit returns; for the type checker
         encoder = fit_text_encoder(past.table, dimensions=self.dimensions, max_words=self.max_words, seed=past.seed)
         at = als.vocabulary.in_table(past.table)
         there = at >= 0
