@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from serving.candidates.history import OwnHistory
-from serving.candidates.popularity import CategoryPopularity, Popularity
+from serving.candidates.popularity import CategoryPopularity, Popularity, RatedPopularity
 from tests.generator_contract import GeneratorContract, learnable_shop
 from tests.learnable_shop import NOW_US
 from training.generators.als import Als
@@ -19,6 +19,7 @@ from training.generators.ease import Ease
 from training.generators.fallback import WithFallback
 from training.generators.last_events import LastEvents
 from training.generators.new_items import NewItems
+from training.generators.segment_popularity import SegmentPopularity
 from training.generators.svd import Svd
 
 ALS = Als(factors=8, iterations=10)
@@ -39,6 +40,17 @@ class TestPopularLately(GeneratorContract):
 class TestCategoryPopularity(GeneratorContract):
     fit = Ready(CategoryPopularity("30d"), 60)
     ndcg_floor = 0.6
+
+
+class TestSegmentPopularity(GeneratorContract):
+    fit = SegmentPopularity(min_users=5)
+    ndcg_floor = 0.6
+
+
+class TestRatedPopularity(GeneratorContract):
+    fit = Ready(RatedPopularity(), 60)
+    ndcg_floor = 0.15
+    personal = False
 
 
 class TestOwnHistory(GeneratorContract):

@@ -20,8 +20,9 @@ from serving.candidates.history import OwnHistory
 from serving.candidates.item_to_item import ItemToItem
 from serving.candidates.last_events import LastEvents
 from serving.candidates.new_items import NewItems
-from serving.candidates.popularity import CategoryPopularity, Popularity
+from serving.candidates.popularity import CategoryPopularity, Popularity, RatedPopularity
 from serving.candidates.projection import Projection
+from serving.candidates.segment_popularity import SegmentPopularity
 from serving.candidates.text import TextEncoder
 from serving.candidates.vocabulary import Vocabulary
 
@@ -32,6 +33,8 @@ KINDS: Final[dict[str, type[Any]]] = {
     "new_items": NewItems,
     "popularity": Popularity,
     "projection": Projection,
+    "rated_popularity": RatedPopularity,
+    "segment_popularity": SegmentPopularity,
     "category_popularity": CategoryPopularity,
     "history": OwnHistory,
     "item_factors": ItemFactors,

@@ -1,4 +1,4 @@
-"""Recent popularity, global and in the user's categories, from the live item table: nothing is fitted. PURE."""
+"""Popularity, recent, rated, and in the user's categories, from the live item table: nothing is fitted. PURE."""
 
 from __future__ import annotations
 
@@ -58,3 +58,21 @@ class CategoryPopularity:
         weight = dict(zip(user.categories, weights / max(float(weights.sum()), 1e-9), strict=True))
         by_code = np.array([weight.get(name, 0.0) for name in table.category_names])
         return DenseQuery(table.popularity(self.window) * by_code[table.category_code])
+
+
+@dataclass(frozen=True)
+class RatedPopularity:
+    """What is rated well and often: `rating_weight` x mean rating + `count_weight` x log(1 + ratings).
+
+    Items nobody rated have no score; a shop without ratings gets no candidates from here.
+    """
+
+    rating_weight: float = 1.0
+    count_weight: float = 1.0
+    name: str = "rated"
+
+    def query(self, user: UserRows, table: ItemTable, now_us: int) -> DenseQuery:
+        """Answer alike for every user."""
+        ratings, total = (np.nan_to_num(table.columns[name]) for name in ("item_ratings", "item_rating_sum"))
+        value = self.rating_weight * total / np.maximum(ratings, 1.0) + self.count_weight * np.log1p(ratings)
+        return DenseQuery(np.where(ratings > 0, np.maximum(value, 0.0), 0.0))

@@ -24,7 +24,7 @@ I32 = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
 
 #: Columns of the item side that request-time features and popularity read.
-ITEM_INPUTS = (*(name for name in INPUTS if name.startswith("item_")), "item_ratings")
+ITEM_INPUTS = (*(name for name in INPUTS if name.startswith("item_")), "item_ratings", "item_rating_sum")
 _STATE_INPUTS = tuple(name for name in ITEM_INPUTS if name in {c.name for c in ITEM_STATS.columns})
 
 

@@ -11,7 +11,7 @@ from serving.candidates.history import TYPE_WEIGHT
 from training.generators.contract import Past
 
 #: Half-life that leaves every event its full weight.
-FOREVER_DAYS = 100_000.0
+FOREVER_DAYS = float("inf")
 
 
 def interactions(past: Past, half_life_days: float) -> tuple[sparse.csr_matrix, list[str]]:
