@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,9 @@ from serving.cascade.items import ItemTable
 
 I32 = npt.NDArray[np.int32]
 F32 = npt.NDArray[np.float32]
+
+#: Metadata of a generator's field that is built again after loading, and no part of the bundle.
+NOT_STORED: Final = MappingProxyType({"stored": False})
 
 
 class Query(Protocol):

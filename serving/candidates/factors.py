@@ -7,16 +7,19 @@ No user factor is stored: a user's vector is the least-squares solution given th
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from feature_repo.rows import UserRows
-from serving.candidates.contract import F32, DenseQuery
+from serving.candidates.contract import F32, I32, NOT_STORED, DenseQuery, Query, top_k
 from serving.candidates.history import interaction_weights, weight_per_item
 from serving.candidates.vocabulary import Vocabulary
 from serving.cascade.items import ItemTable
+
+#: Longer lists than that are scanned for exactly, as an index would have to look everywhere, too.
+_INDEXED: Final = 1000
 
 Confidence = Literal["linear", "log", "binary"]
 
@@ -55,6 +58,18 @@ def fold_in(
     return np.linalg.solve(a, b).astype(np.float32)
 
 
+class NearestVectors(Protocol):
+    """Finds the item factors of the largest inner product with a user's vector (serving/candidates/vector_index.py)."""
+
+    def search(self, vector: F32, k: int) -> npt.NDArray[np.int64]:
+        """Return at most `k` positions, best first."""
+        ...
+
+
+def _empty() -> npt.NDArray[np.float32]:
+    return np.empty((0, 0), np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class ItemFactors:
     """ALS item factors with fold-in.
@@ -63,6 +78,10 @@ class ItemFactors:
     ----------
     alpha, confidence
         Confidence of an interaction of weight w is `alpha * confidence_of(w, confidence)`.
+    centroids, lists
+        Of the vector index of a large catalogue, shapes (n_lists, f) and (n_items,); empty for others.
+    index
+        Answers `top`, where there is one; scores are exact all the same.
     """
 
     vocabulary: Vocabulary
@@ -72,6 +91,9 @@ class ItemFactors:
     half_life_days: float
     confidence: Confidence = "log"
     name: str = "als"
+    centroids: F32 = field(default_factory=_empty)
+    lists: I32 = field(default_factory=lambda: np.empty(0, np.int32))
+    index: NearestVectors | None = field(default=None, repr=False, metadata=NOT_STORED)
     gram: npt.NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -86,9 +108,38 @@ class ItemFactors:
             return None
         return fold_in(self.factors, self.gram, items, self.alpha * confidence_of(total, self.confidence))
 
-    def query(self, user: UserRows, table: ItemTable, now_us: int) -> DenseQuery:
+    def query(self, user: UserRows, table: ItemTable, now_us: int) -> Query:
         """Fold the user in and score every item of the vocabulary."""
         vector = self.user_vector(user, now_us)
         if vector is None:
             return DenseQuery(np.zeros(len(table), np.float32))
+        if self.index is not None:
+            return _IndexedQuery(self, self.index, vector, table)
         return DenseQuery(self.vocabulary.spread(self.factors @ vector, table))
+
+
+class _IndexedQuery:
+    """A query over a catalogue too large to score all of it for every user."""
+
+    def __init__(self, model: ItemFactors, index: NearestVectors, vector: F32, table: ItemTable) -> None:
+        self._model, self._index, self._vector, self._table = model, index, vector, table
+
+    def top(self, k: int) -> I32:
+        """Return the best items found by the index, ranked by their exact scores."""
+        if k <= 0 or k > _INDEXED:
+            return top_k(self.scores(np.arange(len(self._table), dtype=np.int32)), k)
+        items = self._model.vocabulary.in_table(self._table)[self._index.search(self._vector, k)]
+        items = items[items >= 0]
+        scores = self.scores(items)
+        order = np.lexsort((items, -scores))
+        return items[order[scores[order] > 0]]
+
+    def scores(self, items: I32) -> F32:
+        """Return the exact scores of some items."""
+        positions = self._model.vocabulary.of_table(self._table)[items]
+        out = np.zeros(len(items), np.float32)
+        known = positions >= 0
+        # Unlike a matrix product, whose sums depend on how many rows there are, this gives an item its score whatever
+        # the others are.
+        out[known] = np.einsum("ij,j->i", self._model.factors[positions[known]], self._vector)
+        return out

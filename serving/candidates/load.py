@@ -24,6 +24,7 @@ from serving.candidates.popularity import CategoryPopularity, Popularity, RatedP
 from serving.candidates.projection import Projection
 from serving.candidates.segment_popularity import SegmentPopularity
 from serving.candidates.text import TextEncoder
+from serving.candidates.vector_index import with_index
 from serving.candidates.vocabulary import Vocabulary
 
 #: Name in manifests to class.
@@ -70,12 +71,12 @@ def parts_of(generator: CandidateGenerator) -> tuple[dict[str, Any], Arrays]:
 
 
 def _take_apart(whole: Any) -> tuple[dict[str, Any], Arrays]:
-    """Return settings and arrays of a dataclass, without what it derives itself (fields outside `__init__`)."""
+    """Return settings and arrays of a dataclass, without what is derived from them."""
     params: dict[str, Any] = {}
     arrays: Arrays = {}
     for one in fields(whole):
         value = getattr(whole, one.name)
-        if not one.init:
+        if not one.init or not one.metadata.get("stored", True):
             continue
         if one.name in PARTS:
             params[one.name], inner = _take_apart(value)
@@ -106,7 +107,7 @@ def load_generator(spec: dict[str, Any], directory: Path) -> CandidateGenerator:
         raise BadInputError(f"unknown kind of candidate generator {spec['kind']!r}; known: {', '.join(KINDS)}")
     arrays = read_arrays(directory / spec["file"]) if "file" in spec else {}
     generator: CandidateGenerator = _build(KINDS[spec["kind"]], {"name": spec["name"], **spec["params"]}, arrays)
-    return generator
+    return with_index(generator)
 
 
 def _build(kind: type[Any], params: dict[str, Any], arrays: Arrays) -> Any:

@@ -60,7 +60,5 @@ class NewItems:
 
     def new(self, table: ItemTable) -> Mask:
         """Which items of the table are new, shape (len(table),)."""
-        known = self.als.vocabulary.in_table(table)
-        fresh = np.ones(len(table), np.bool_)
-        fresh[known[known >= 0]] = False
-        return fresh | (table.takers() <= self.max_takers)
+        unknown: Mask = self.als.vocabulary.of_table(table) < 0
+        return unknown | (table.takers() <= self.max_takers)

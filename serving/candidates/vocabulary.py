@@ -18,7 +18,7 @@ class Vocabulary:
     def __init__(self, ids: Sequence[str]) -> None:
         self.ids = tuple(ids)
         # The mapping to the last table seen; a refreshed table keeps its items in place, so it changes rarely.
-        self._mapped: tuple[tuple[str, ...], I32] | None = None
+        self._mapped: tuple[tuple[str, ...], I32, I32] | None = None
 
     @cached_property
     def _index(self) -> dict[str, int]:
@@ -31,9 +31,21 @@ class Vocabulary:
 
     def in_table(self, table: ItemTable) -> I32:
         """Item index in the table of every entry of the vocabulary, -1 if the table has no such item."""
-        if self._mapped is None or self._mapped[0] is not table.ids:
-            self._mapped = (table.ids, table.lookup(self.ids))
-        return self._mapped[1]
+        return self._map(table)[0]
+
+    def of_table(self, table: ItemTable) -> I32:
+        """Position in the vocabulary of every item of the table, -1 for items outside it."""
+        return self._map(table)[1]
+
+    def _map(self, table: ItemTable) -> tuple[I32, I32]:
+        mapped = self._mapped
+        if mapped is None or mapped[0] is not table.ids:
+            there = table.lookup(self.ids)
+            back = np.full(len(table), -1, np.int32)
+            known = np.flatnonzero(there >= 0).astype(np.int32)
+            back[there[known]] = known
+            self._mapped = mapped = (table.ids, there, back)  # one assignment: requests run side by side
+        return mapped[1], mapped[2]
 
     def spread(self, scores: npt.NDArray[np.floating], table: ItemTable) -> F32:
         """Move scores from vocabulary order to table order; items outside the vocabulary get 0."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from serving.candidates.factors import Confidence, ItemFactors, confidence_of
+from serving.candidates.vector_index import EXACT_BELOW, cluster, with_index
 from serving.candidates.vocabulary import Vocabulary
 from training.generators.contract import Past
 from training.generators.interactions import interactions
@@ -52,12 +53,17 @@ class Als:
                 dtype=np.float32,
             )
             model.fit(matrix.astype(np.float32), show_progress=False)
-        return ItemFactors(
+        factors = np.asarray(model.item_factors, np.float32)
+        fitted = ItemFactors(
             Vocabulary(items),
-            np.asarray(model.item_factors, np.float32),
+            factors,
             self.regularization,
             self.alpha,
             self.half_life_days,
             self.confidence,
             self.name,
         )
+        if len(factors) < EXACT_BELOW:
+            return fitted
+        centroids, lists = cluster(factors, seed=past.seed)
+        return with_index(replace(fitted, centroids=centroids, lists=lists))
