@@ -73,9 +73,9 @@ def test_items_are_taken_by_what_the_shop_has(what: str) -> None:
     table = shop_table()
     only = np.zeros_like(table.inputs)
     only[:, ITEM_INPUTS.index(what)] = np.arange(len(table))
-    assert replace(table, inputs=only).takers().tolist() == list(range(len(table)))
+    assert replace(table, inputs=only).takers.tolist() == list(range(len(table)))
     only[:, ITEM_INPUTS.index("item_purchases")] = 1.0
-    assert replace(table, inputs=only).takers().tolist() == [1.0] * len(table)
+    assert replace(table, inputs=only).takers.tolist() == [1.0] * len(table)
 
 
 def test_a_shop_where_nothing_was_taken_is_refused() -> None:

@@ -24,6 +24,7 @@ BENCHES = {
     "feature_writes": "rows written per second, and their memory: Feast's stock path, our engine, the bulk writer",
     "skew": "the replay skew check: 10,000 requests against a log of 1 M events",
     "vector_index": "recall and time of retrieval from item factors: exact, by the index serving uses, by HNSW",
+    "generators": "every candidate generator by itself, and new items, on Online Retail before the test window",
     "quality": "the two-stage model against the baselines on Online Retail, final cut, times as published",
 }
 

@@ -61,4 +61,4 @@ class NewItems:
     def new(self, table: ItemTable) -> Mask:
         """Which items of the table are new, shape (len(table),)."""
         unknown: Mask = self.als.vocabulary.of_table(table) < 0
-        return unknown | (table.takers() <= self.max_takers)
+        return unknown | (table.takers <= self.max_takers)

@@ -132,6 +132,7 @@ class ItemTable:
             found = self._by_window[window] = (values, order)
         return found
 
+    @cached_property
     def takers(self) -> F64:
         """How often each item was taken, shape (n,): bought; where nothing ever was, rated; else viewed."""
         counts = [np.nan_to_num(self.columns[name]) for name in ("item_purchases", "item_ratings", "item_views")]

@@ -48,7 +48,7 @@ class NewItems:
         encoder = fit_text_encoder(past.table, dimensions=self.dimensions, max_words=self.max_words, seed=past.seed)
         at = als.vocabulary.in_table(past.table)
         there = at >= 0
-        takers = past.table.takers()[at[there]]
+        takers = past.table.takers[at[there]]
         weight = takers / (takers + self.shrinkage)
         if not weight.any():
             raise BadInputError("nothing of the catalogue was ever taken: new items have nothing to be like")
