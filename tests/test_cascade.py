@@ -69,16 +69,18 @@ def test_top_k_is_a_sorted_prefix(scores: Any, k: int) -> None:
 
 @given(st.lists(SCORES.filter(len), min_size=1, max_size=4), st.integers(1, 30), st.integers(1, 40))
 @QUICK
-def test_merging_keeps_the_best_ranks_and_each_item_once(lists: list[Any], quota: int, limit: int) -> None:
+def test_merging_fuses_ranks_and_keeps_each_item_once(lists: list[Any], quota: int, limit: int) -> None:
     size = min(len(one) for one in lists)
     queries = tuple(DenseQuery(one[:size]) for one in lists)
     tops = tuple(query.top(quota) for query in queries)
     merged = Asked(queries, tops).merge(limit)
     best = {}  # item -> (best rank, generator)
+    worth: dict[int, float] = {}
     for source, top in enumerate(tops):
         for rank, item in enumerate(top.tolist(), start=1):
             best[item] = min(best.get(item, (rank, source)), (rank, source))
-    wanted = sorted(best, key=lambda item: best[item])[:limit]
+            worth[item] = worth.get(item, 0.0) + 1.0 / (60.0 + rank)
+    wanted = sorted(best, key=lambda item: (-worth[item], item))[:limit]
     assert merged.items.tolist() == wanted
     assert merged.source.tolist() == [best[item][1] for item in wanted]
     for row, item in enumerate(wanted):

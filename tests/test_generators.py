@@ -19,6 +19,7 @@ from training.generators.ease import Ease
 from training.generators.fallback import WithFallback
 from training.generators.last_events import LastEvents
 from training.generators.new_items import NewItems
+from training.generators.next_basket import NextBasket
 from training.generators.segment_popularity import SegmentPopularity
 from training.generators.svd import Svd
 
@@ -75,6 +76,11 @@ class TestAlsBinary(GeneratorContract):
 
 class TestEase(GeneratorContract):
     fit = Ease(regularization=20.0)
+    ndcg_floor = 0.65
+
+
+class TestNextBasket(GeneratorContract):
+    fit = NextBasket(regularization=20.0, horizon_days=7.0, step_days=3.0)
     ndcg_floor = 0.65
 
 

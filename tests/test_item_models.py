@@ -23,6 +23,7 @@ from training.generators.cooccurrence import Cooccurrence
 from training.generators.ease import Ease
 from training.generators.fallback import WithFallback
 from training.generators.neighbours import nearest, nearest_by_cosine
+from training.generators.next_basket import NextBasket
 from training.generators.svd import Svd
 from training.split import Log
 
@@ -122,3 +123,32 @@ def test_svd_projects_on_orthonormal_directions() -> None:
     taken = set(user.recent.item_ids)
     scores = scores_of(everything, replace(user), table)
     assert {table.ids[i] for i in np.flatnonzero(scores > 1e-4)} == taken
+
+
+def test_next_basket_learns_what_follows_and_what_comes_back() -> None:
+    """Users buy `a`, and a fortnight later `b`; `c` every fortnight; nothing follows `b`."""
+    day, length = 86_400_000_000, 14
+    events = []
+    for user in range(60):
+        start = NOW_US - (100 + user % 40) * day
+        events += [(f"u{user}", "a", start), (f"u{user}", "b", start + length * day)]
+        events += [(f"u{user}", "c", start + n * length * day) for n in range(4)]
+    events.sort(key=lambda event: event[2])
+    log = Log(
+        np.array([e[0] for e in events], object),
+        np.array([e[1] for e in events], object),
+        np.array(["purchase"] * len(events), object),
+        np.array([e[2] for e in events], np.int64),
+    )
+    past = Past(log, entries(("a", "", ""), ("b", "", ""), ("c", "", "")), NOW_US, 1, 1)
+    fit = NextBasket(regularization=5.0, half_life_days=20.0, horizon_days=length, step_days=5.0)
+    table: Any = past.fit(fit)
+    weight = {
+        (item, table.vocabulary.ids[near]): value
+        for item, row, values in zip(table.vocabulary.ids, table.neighbours, table.similarity, strict=True)
+        for near, value in zip(row, values, strict=True)
+        if near >= 0
+    }
+    assert weight["a", "b"] > 3 * weight.get(("b", "a"), 0.0)
+    assert weight["c", "c"] > 3 * weight.get(("b", "b"), 0.0)
+    assert weight["a", "b"] > 3 * weight.get(("a", "a"), 0.0)

@@ -16,6 +16,9 @@ from serving.cascade.items import ItemTable
 
 Mask = npt.NDArray[np.bool_]
 
+#: Constant of reciprocal rank fusion, as published: how little the first ranks differ.
+_FUSION = 60.0
+
 _USER_INPUTS = tuple(n for n in INPUTS if n.startswith("user_"))
 _PAIR_INPUTS = tuple(n for n in INPUTS if n.startswith("pair_"))
 _AFFINITY_INPUTS = tuple(n for n in INPUTS if n.startswith("affinity_"))
@@ -33,7 +36,7 @@ class Candidates:
     Attributes
     ----------
     items
-        Item indices, shape (c,), distinct, in order of first retrieval.
+        Item indices, shape (c,), distinct, best fused rank first.
     source
         Index of the generator that ranked each candidate highest, shape (c,).
     retrieval
@@ -56,17 +59,26 @@ class Asked:
     lists: tuple[I32, ...]
 
     def merge(self, limit: int, allowed: Mask | None = None) -> Candidates:
-        """Merge the lists, best ranks first, and keep `limit` distinct items (of the allowed ones, by item index)."""
+        """Merge the lists and keep `limit` distinct items (of the allowed ones, by item index), best first.
+
+        Reciprocal rank fusion (Cormack, Clarke and Buettcher 2009): an item is worth the sum of 1 / (60 + rank) over
+        the lists that hold it, so what several generators agree on goes before what one of them ranks high. Ties go to
+        the smaller index.
+        """
         items = np.concatenate([*self.lists, np.empty(0, np.int32)]).astype(np.int32)
         ranks = np.concatenate([np.empty(0, np.int64), *(np.arange(1, len(one) + 1) for one in self.lists)])
         sources = np.repeat(np.arange(len(self.lists)), [len(one) for one in self.lists])
         if allowed is not None:
             may = allowed[items]
             items, ranks, sources = items[may], ranks[may], sources[may]
-        order = np.lexsort((sources, ranks))
-        _, first = np.unique(items[order], return_index=True)
-        kept = order[np.sort(first)][:limit]
-        return Candidates(items[kept], sources[kept].astype(np.int8), self.features(items[kept]))
+        distinct, which = np.unique(items, return_inverse=True)
+        worth = np.bincount(which, 1.0 / (_FUSION + ranks), len(distinct))
+        kept = np.lexsort((distinct, -worth))[:limit]
+        # The generator that ranked an item highest, the first of equals: written last, worst ranks first.
+        source = np.empty(len(distinct), np.int8)
+        order = np.lexsort((sources, ranks))[::-1]
+        source[which[order]] = sources[order]
+        return Candidates(distinct[kept], source[kept], self.features(distinct[kept]))
 
     def features(self, items: I32) -> F32:
         """Scores and ranks of any distinct items by every generator, shape (len(items), 2 * generators)."""
