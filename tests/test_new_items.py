@@ -74,6 +74,8 @@ def test_items_are_taken_by_what_the_shop_has(what: str) -> None:
     only = np.zeros_like(table.inputs)
     only[:, ITEM_INPUTS.index(what)] = np.arange(len(table))
     assert replace(table, inputs=only).takers.tolist() == list(range(len(table)))
+    only[:, ITEM_INPUTS.index("item_views")] += 7.0  # people look at more than they rate or buy
+    assert what == "item_views" or replace(table, inputs=only).takers.tolist() == list(range(len(table)))
     only[:, ITEM_INPUTS.index("item_purchases")] = 1.0
     assert replace(table, inputs=only).takers.tolist() == [1.0] * len(table)
 

@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from feature_repo.rows import Rows, null_rows
-from feature_repo.views import ITEM_STATS
+from feature_repo.rows import NO_RECENT_EVENTS, Rows, null_rows
+from feature_repo.views import ITEM_STATS, USER_CATEGORY
 from serving.candidates.popularity import RatedPopularity
 from serving.candidates.segment_popularity import EVERYBODY, segment_of
 from serving.cascade.items import CatalogEntry, ItemTable, build_item_table
-from tests.generator_contract import fitted, learnable_shop, scores_of
+from tests.generator_contract import fitted, learnable_shop, scores_of, user_with
 from tests.learnable_shop import NEWCOMER, NOW_US, items_of, taste_of
 from tests.tiny_bundle import CATEGORIES
 from training.generators.segment_popularity import SegmentPopularity, segments_of
+from training.split import Log
 
 
 def rated_table(ratings: list[int], total: list[float]) -> ItemTable:
@@ -40,6 +41,24 @@ def test_a_user_is_of_the_same_segment_at_the_fit_as_at_serving() -> None:
     users = np.unique(past.log.user.astype(str)).tolist()
     assert segments_of(past).tolist() == [segment_of(shop.user(user)) for user in users]
     assert segment_of(shop.user(NEWCOMER)) == EVERYBODY
+
+
+def test_a_purchase_says_more_of_where_somebody_belongs_than_some_views() -> None:
+    """By hand: three views of bread (3 x 1) against one purchase of cheese (5); with six views, bread."""
+    rows = null_rows(USER_CATEGORY, 2)
+    rows.ints[:] = 0
+    rows.ints[0, USER_CATEGORY.ints.index("affinity_views")] = 3
+    rows.ints[1, USER_CATEGORY.ints.index("affinity_purchases")] = 1
+    rows.present[:] = True
+    user = replace(user_with(NO_RECENT_EVENTS), categories=["bread", "cheese"], affinities=rows)
+    assert segment_of(user) == "cheese"
+    past = learnable_shop().past()
+    for views, segment in ((3, "cheese"), (5, "bread"), (6, "bread")):
+        rows.ints[0, USER_CATEGORY.ints.index("affinity_views")] = views
+        items, types = ["t0-00"] * views + ["t1-00"], ["view"] * views + ["purchase"]
+        users = np.array(["u"] * len(items), object)
+        log = Log(users, np.array(items, object), np.array(types, object), NOW_US - 1 - np.arange(len(items)))
+        assert [segment_of(user)] == segments_of(replace(past, log=log)).tolist() == [segment]
 
 
 def test_segments_differ_and_small_or_unknown_ones_are_answered_as_everybody() -> None:

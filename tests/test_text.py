@@ -65,6 +65,14 @@ def test_an_item_that_comes_later_is_encoded_from_the_live_table() -> None:
     np.testing.assert_array_equal(one.table(table), encoder().table(table))  # the former table, asked for once more
 
 
+def test_a_change_of_the_category_alone_counts() -> None:
+    one, table = encoder(), shop_table()
+    one.table(table)
+    moved = changed(table, CatalogEntry("t0-00", table.titles[0], "tea"))
+    assert moved.titles is table.titles
+    np.testing.assert_array_equal(one.table(moved)[0], one.encode([table.titles[0]], ["tea"])[0])
+
+
 def test_a_refresh_encodes_only_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     one, table = encoder(), shop_table()
     one.table(table)
