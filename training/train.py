@@ -18,6 +18,7 @@ from feature_repo.settings import Settings
 from serving.bundle import Bundle, load_bundle
 from serving.candidates.contract import CandidateGenerator
 from serving.cascade.recommender import Policy
+from serving.cascade.rerank import Diversity, NewItems
 from training.candidate_rows import RankerRows, Sampling, candidate_rows
 from training.evaluate import Evaluation
 from training.evaluate_bundle import evaluate_bundle
@@ -49,11 +50,13 @@ class TrainConfig:
     generators: GeneratorParams = field(default_factory=GeneratorParams)
     ranker: RankerParams = field(default_factory=RankerParams)
     sampling: Sampling = field(default_factory=Sampling)
+    diversity: Diversity = field(default_factory=Diversity)
+    new_items: NewItems = field(default_factory=NewItems)
 
     @property
     def policy(self) -> Policy:
         """What the bundle may show."""
-        return Policy(self.repeats, self.candidates, self.quotas)
+        return Policy(self.repeats, self.candidates, self.quotas, self.diversity, self.new_items)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_repo.rows import UserRows
-from serving.candidates.contract import F32, DenseQuery
+from serving.candidates.contract import F32, I32, DenseQuery
 from serving.candidates.history import interaction_weights, weight_per_item
 from serving.candidates.vocabulary import Vocabulary
 from serving.cascade.items import ItemTable
@@ -75,3 +75,11 @@ class ItemFactors:
             return DenseQuery(np.zeros(len(table), np.float32))
         vector = fold_in(self.factors, self.gram, items, self.alpha * np.log1p(total))
         return DenseQuery(self.vocabulary.spread(self.factors @ vector, table))
+
+    def similarity(self, items: I32, table: ItemTable) -> F32:
+        """Cosine between the items' factors, shape (n, n); NaN for items that are not in the vocabulary."""
+        at = self.vocabulary.lookup([table.ids[i] for i in items.tolist()])
+        own = self.factors[at]
+        own /= np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-12)
+        own[at < 0] = np.nan
+        return own @ own.T
