@@ -7,6 +7,7 @@ No user factor is stored: a user's vector is the least-squares solution given th
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,10 @@ from serving.candidates.contract import F32, I32, DenseQuery
 from serving.candidates.history import interaction_weights, weight_per_item
 from serving.candidates.vocabulary import Vocabulary
 from serving.cascade.items import ItemTable
+
+#: Multiplications of one product. OpenBLAS wakes its threads from 262,144 on, which takes milliseconds where the other
+#: cores are busy: 100 x 100 cosines of 64 factors took 8 ms in one piece, 0.1 ms in three.
+_BLOCK: Final = 200_000
 
 
 def fold_in(
@@ -82,4 +87,8 @@ class ItemFactors:
         own = self.factors[at]
         own /= np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-12)
         own[at < 0] = np.nan
-        return own @ own.T
+        out = np.empty((len(own), len(own)), np.float32)
+        step = max(1, _BLOCK // max(own.size, 1))
+        for first in range(0, len(own), step):
+            np.matmul(own[first : first + step], own.T, out=out[first : first + step])
+        return out
