@@ -125,10 +125,11 @@ def diversify(
     category = _categories(table, items[pool])
     if diversity.kind == "category_cap":
         return pool[cap_categories(category, diversity.max_per_category)][:k]
-    similarity = same_category(category)
-    if embedding is not None:
-        known = embedding.similarity(items[pool], table)
-        similarity = np.where(np.isnan(known), similarity, known)
+    similarity = same_category(category) if embedding is None else embedding.similarity(items[pool], table)
+    unknown = np.isnan(similarity.diagonal())
+    if unknown.any():
+        either = unknown[:, None] | unknown
+        similarity[either] = same_category(category)[either]
     return pool[mmr(probability(pool), similarity, k, diversity.trade_off)]
 
 
