@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
+
 from feature_repo.asof import AsOfReader
 from feature_repo.datasets import read_events
 from feature_repo.errors import BadInputError
@@ -73,7 +75,24 @@ class TrainResult:
     seconds: dict[str, float]
 
 
-class _Stopwatch:
+@dataclass(frozen=True)
+class WindowRows:
+    """What the ranker learns from one window.
+
+    Attributes
+    ----------
+    keys
+        `user_id`, `item_id` and `event_timestamp` of each row.
+    columns
+        Names of the matrix' columns.
+    """
+
+    keys: pd.DataFrame
+    rows: RankerRows
+    columns: tuple[str, ...]
+
+
+class Stopwatch:
     """Seconds by phase, in order."""
 
     def __init__(self) -> None:
@@ -81,6 +100,7 @@ class _Stopwatch:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
+        """Add the seconds of a block to a phase."""
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
@@ -110,11 +130,9 @@ def train(
         If the events are too few, or nobody takes anything in a window.
     """
     report = progress or (lambda what, done, total: None)
-    watch = _Stopwatch()
+    watch = Stopwatch()
     with watch.phase("read events"):
-        log = Log.of(
-            read_events(settings, columns=["user_id", "item_id", "event_type", "event_timestamp", "received_at"])
-        )
+        log = read_log(settings)
         split = split_by_time(log.time_us, test_share=config.test_share, windows=config.windows, stride=config.stride)
     if purchase is not None:
         read_purchase(purchase, split.test.start_us)  # what cannot be taken along is said before the work, not after
@@ -122,7 +140,7 @@ def train(
     for number, window in enumerate(split.rolling, start=1):
         what = f"window {number} of {len(split.rolling)}"
         on_progress = partial(report, what)
-        windows.append(_window_rows(settings, config, log, window, number, watch, on_progress))
+        windows.append(window_rows(settings, config, log, window, number, watch, on_progress).rows)
     reader, generators = _as_of(settings, config, log, split.test, watch)
     with watch.phase("fit ranker"):
         report("ranker", 0, 1)
@@ -158,16 +176,32 @@ def train(
     return TrainResult(bundle, directory, evaluation, fitted, windows[-1], split, config, watch.seconds)
 
 
-def _window_rows(
+def read_log(settings: Settings) -> Log:
+    """Read what splitting and fitting need of the project's event log."""
+    return Log.of(read_events(settings, columns=["user_id", "item_id", "event_type", "event_timestamp", "received_at"]))
+
+
+def window_rows(
     settings: Settings,
     config: TrainConfig,
     log: Log,
     window: Window,
     number: int,
-    watch: _Stopwatch,
+    watch: Stopwatch,
     on_progress: Callable[[int, int], None],
-) -> RankerRows:
-    """Fit the generators before a window and label what they retrieve."""
+) -> WindowRows:
+    """Fit the generators before a window and label what they retrieve.
+
+    Parameters
+    ----------
+    number
+        Number of the window, from 1: other negatives are drawn for another one.
+
+    Raises
+    ------
+    BadInputError
+        If nobody takes anything in the window.
+    """
     targets = log.targets(window, config.target)
     if not targets:
         start = datetime.fromtimestamp(window.start_us / 1e6, UTC)
@@ -175,7 +209,7 @@ def _window_rows(
     reader, generators = _as_of(settings, config, log, window, watch)
     table = offline_item_table(reader, window.start_us)
     with watch.phase("ranker rows"):
-        return candidate_rows(
+        keys, rows = candidate_rows(
             settings,
             reader,
             table,
@@ -188,10 +222,11 @@ def _window_rows(
             seed=[settings.seed, number],  # not the window's time: moving a data set by weeks changes no figure
             on_progress=on_progress,
         )
+    return WindowRows(keys, rows, feature_columns(config.service, generators))
 
 
 def _as_of(
-    settings: Settings, config: TrainConfig, log: Log, window: Window, watch: _Stopwatch
+    settings: Settings, config: TrainConfig, log: Log, window: Window, watch: Stopwatch
 ) -> tuple[AsOfReader, tuple[CandidateGenerator, ...]]:
     with watch.phase("features as of the cut"):
         reader = AsOfReader(settings, window.start_us)
