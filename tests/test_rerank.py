@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 from feature_repo.errors import BadInputError
 from feature_repo.rows import null_rows
 from feature_repo.views import DAY_US, ITEM_STATS
-from serving.bundle import read_policy
+from serving.bundle import load_bundle, read_policy
 from serving.candidates.factors import ItemFactors
 from serving.candidates.vocabulary import Vocabulary
 from serving.cascade.items import CatalogEntry, ItemTable, build_item_table
@@ -30,7 +33,9 @@ from serving.cascade.rerank import (
     mmr,
     same_category,
 )
+from serving.impressions import ImpressionRecord, Impressions, to_record
 from tests.test_cascade import NOW_US, FirstColumnRanker, ShopReader, recommender, small_shop, users
+from tests.tiny_bundle import make_bundle
 
 QUICK = settings(max_examples=80, deadline=None)
 CATEGORIES = hnp.arrays(np.int32, st.integers(0, 60), elements=st.integers(-1, 6))
@@ -295,6 +300,27 @@ def test_the_matrix_rows_of_a_slate_are_those_of_its_items() -> None:
 def test_what_cannot_be_a_policy_is_refused(wrong: Any) -> None:
     with pytest.raises(BadInputError):
         wrong()
+
+
+def test_a_bundle_keeps_its_policy_and_one_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    policy = Policy("keep", 30, (30,) * 5, Diversity("mmr", 2, 0.25), NewItems(1, 5, 3, 7.0))
+    directory = tmp_path / make_bundle(tmp_path, small_shop(), policy=policy)
+    assert load_bundle(directory).recommender.policy == policy
+    manifest = json.loads((directory / "manifest.json").read_text("utf-8"))
+    for damage in ({"diversity": {"kind": "most"}}, {"new_items": {"slots": 7}}, {"diversity": {"sort": "mmr"}}):
+        wrong = manifest | {"policy": manifest["policy"] | damage}
+        (directory / "manifest.json").write_text(json.dumps(wrong), "utf-8")
+        with pytest.raises(BadInputError):
+            load_bundle(directory)
+
+
+def test_the_impression_log_tells_which_item_had_the_slot() -> None:
+    items = [RankedItem("i1", 1, 0.5, "als"), RankedItem("i2", 2, 0.1, "popular", "new")]
+    record = to_record(Impressions("r", 1, "u", "stable", "b", "1", "full", 2, items, 0, 0, None, []))
+    line = msgspec.json.encode(record)
+    assert msgspec.json.decode(line, type=ImpressionRecord).items == items
+    before = line.replace(b',"slot":null', b"").replace(b',"slot":"new"', b"")  # written before there was a slot
+    assert [item.slot for item in msgspec.json.decode(before, type=ImpressionRecord).items] == [None, None]
 
 
 def test_a_manifest_from_before_re_ranking_is_read() -> None:

@@ -38,6 +38,8 @@ SEEDS = (301, 302, 303)
 N_NEW = 50
 DAYS = 14
 LISTS_A_DAY = 200
+#: How often a visitor looks at the list of the day: on so many pages.
+LOOKS = 5
 K = 10
 #: An item is found when, outside the slot, it had as many places as the average item, over so many days.
 SPAN = 3
@@ -90,16 +92,16 @@ class Arm:
         Places each new item had on each day, in all and in the slot, shape (days, new items).
     clicks
         Expected clicks of each list, by day.
-    without
-        The same had the slot not been kept for this list, all else equal, by day.
-    users
-        Whose list it was, by day.
+    cost
+        Expected clicks of a list minus those had the slot not been kept in it, all else equal; of every fourth list.
+    mean_places
+        Places of the average item that was on sale, by day.
     """
 
     shown: I64
     in_slot: I64
     clicks: list[list[float]] = field(default_factory=list)
-    without: list[list[float]] = field(default_factory=list)
+    cost: list[float] = field(default_factory=list)
     mean_places: list[float] = field(default_factory=list)
 
     def found_on(self) -> F64:
@@ -168,7 +170,7 @@ def _live(world: World, way: str, recommender: Recommender, shown: Progress) -> 
     for day in range(DAYS):
         now = world.cut + timedelta(days=day, hours=12)
         table, now_us = features.table(world, now), round(now.timestamp() * 1e6)
-        answers, clicks, without = [], list[float](), list[float]()
+        answers, clicks, cost = [], list[float](), list[float]()
         for number, user in enumerate(world.visitors(now, LISTS_A_DAY, np.random.default_rng([seed, 5, day]))):
             draft = recommender.draft(features.user(user, now_us), table, now_us, k=K)
             pairs = features.pairs(user, draft.item_ids, now_us)
@@ -177,15 +179,18 @@ def _live(world: World, way: str, recommender: Recommender, shown: Progress) -> 
                 if (new := place.get(item.item_id)) is not None:
                     arm.shown[day, new] += 1
                     arm.in_slot[day, new] += item.slot is not None
-            clicks.append(_expected(world, user, items, now))
-            kept = any(item.slot for item in items)
-            without.append(_expected(world, user, plain.finish(draft, pairs).items, now) if kept else clicks[-1])
+            truth = world.click_if_seen(user, now)
+            clicks.append(_expected(world, truth, items))
+            if not number % 4:  # ranking every list twice would take half as long again
+                cost.append(clicks[-1] - _expected(world, truth, plain.finish(draft, pairs).items))
             # The same luck at every rank in both arms.
             rng = np.random.default_rng([seed, 6, day, number])
-            answers += world.shop.respond(user, [i.item_id for i in items], now, rng, f"{day}-{number}")
+            for look in range(LOOKS):
+                ids = [item.item_id for item in items]
+                answers += world.answers(user, ids, truth, now, rng, f"{day}-{number}-{look}")
             shown.advance()
         arm.clicks.append(clicks)
-        arm.without.append(without)
+        arm.cost += cost
         arm.mean_places.append(len(clicks) * K / int(table.available.sum()))
         features.add(_events_of_day(world, way, day, answers))
     return arm
@@ -204,10 +209,10 @@ def _events_of_day(world: World, way: str, day: int, answers: list[dict[str, obj
     return pa.concat_tables([own, answered]).sort_by([("event_timestamp", "ascending"), ("event_id", "ascending")])
 
 
-def _expected(world: World, user: str, items: list[RankedItem], now: datetime) -> float:
+def _expected(world: World, truth: F64, items: list[RankedItem]) -> float:
     """Return the expected clicks: the hidden truth x the chance that the rank is looked at; no luck in it."""
     seen = seen_probability(world.shop.params, np.arange(1, len(items) + 1, dtype=np.float64))
-    return float(seen @ world.click_if_seen(user, [item.item_id for item in items], now))
+    return float(seen @ truth[[int(item.item_id[1:]) for item in items]])
 
 
 def _good(world: World) -> Mask:
@@ -228,11 +233,12 @@ def _figures(good: Mask, arms: list[dict[bool, Arm]]) -> dict[str, float]:
         _median(figures, f"good_places_until_found_{name}", places[good])
         clicks = np.concatenate([np.array(arm[slot].clicks).ravel() for arm in arms])
         figures[f"clicks_a_list_{name}"] = float(clicks.mean())
-        figures[f"places_in_slot_{name}"] = float(np.mean([arm[slot].in_slot.sum() for arm in arms]))
+        total = np.concatenate([arm[slot].shown.sum(axis=0) for arm in arms])
+        figures[f"good_places_{name}"], figures[f"other_places_{name}"] = total[good].mean(), total[~good].mean()
     gained = np.isfinite(found[True][good]).astype(float) - np.isfinite(found[False][good]).astype(float)
     _with_interval(figures, "good_found_gain", gained)
     base = figures["clicks_a_list_without"]
-    cost = np.concatenate([(np.array(arm[True].clicks) - np.array(arm[True].without)).ravel() for arm in arms])
+    cost = np.concatenate([arm[True].cost for arm in arms])
     net = np.concatenate([(np.array(arm[True].clicks) - np.array(arm[False].clicks)).ravel() for arm in arms])
     last = np.concatenate([(np.array(arm[True].clicks) - np.array(arm[False].clicks))[-SPAN:].ravel() for arm in arms])
     for name, values in (("of_the_slot_itself", cost), ("in_all", net), (f"last_{SPAN}_days", last)):

@@ -17,6 +17,7 @@ from feature_repo.end_state import EndState
 from feature_repo.events import EVENT_SCHEMA
 from feature_repo.fold import encode_events, fold_events, recent_type
 from feature_repo.rows import NO_RECENT_EVENTS, RecentEvents, Rows, UserRows, null_rows
+from feature_repo.simulator.clicks import answer
 from feature_repo.simulator.params import BASE_END
 from feature_repo.simulator.preferences import Preferences
 from feature_repo.simulator.world import Simulator, SimulatorParams
@@ -53,9 +54,27 @@ class World:
     new: I64
     appeal: F64
 
-    def click_if_seen(self, user_id: str, item_ids: Sequence[str], now: datetime) -> F64:
-        """Return the hidden truth: P(click | seen) of each item."""
-        return self.shop.true_probability(user_id, item_ids, now)
+    def click_if_seen(self, user_id: str, now: datetime) -> F64:
+        """Return the hidden truth: P(click | seen) of every item, shape (n_items,)."""
+        return self.shop.true_probability(user_id, self.shop.catalogue.ids, now)
+
+    def answers(
+        self, user_id: str, item_ids: Sequence[str], click: F64, now: datetime, rng: np.random.Generator, name: str
+    ) -> list[dict[str, Any]]:
+        """Return a user's answer to a list, as `Simulator.respond` does, by probabilities that are known already."""
+        at = np.array([int(item_id[1:]) for item_id in item_ids], np.int64)
+        user = np.full(len(at), self.shop.users.index_of(user_id))
+        return answer(
+            self.shop.params,
+            click[at],
+            self.shop.truth.cart_probability(user, at),
+            user_id=user_id,
+            item_ids=item_ids,
+            prices=self.shop.catalogue.price[at].tolist(),
+            now=now,
+            request_id=name,
+            rng=rng,
+        )
 
     def visitors(self, now: datetime, n: int, rng: np.random.Generator) -> list[str]:
         """Draw different users who are there at a time, the active ones more often."""
