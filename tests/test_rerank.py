@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 from collections import Counter
 from dataclasses import replace
@@ -21,6 +22,7 @@ from feature_repo.views import DAY_US, ITEM_STATS
 from serving.bundle import load_bundle, read_policy
 from serving.candidates.factors import ItemFactors
 from serving.candidates.vocabulary import Vocabulary
+from serving.cascade import rerank
 from serving.cascade.items import CatalogEntry, ItemTable, build_item_table
 from serving.cascade.recommender import Policy, RankedItem, Recommender
 from serving.cascade.rerank import (
@@ -68,6 +70,10 @@ def distinct_pairs(category: Any) -> float:
     """Share of pairs of different categories; an item without category is like none."""
     pairs = [(a, b) for i, a in enumerate(category) for b in category[:i]]
     return sum(a != b or a < 0 for a, b in pairs) / max(len(pairs), 1)
+
+
+def test_doctests() -> None:
+    assert doctest.testmod(rerank, raise_on_error=False).failed == 0
 
 
 # ---- category_cap
