@@ -88,6 +88,7 @@ class RankedItem(msgspec.Struct):
     rank: int
     score: float
     source: str
+    slot: str | None = None  #: "new": in the place kept for a new item, not by its score
 
 
 class Answer(msgspec.Struct, kw_only=True):

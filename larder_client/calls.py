@@ -24,6 +24,7 @@ from larder_client.answers import (
 
 T = TypeVar("T")
 Repeats = Literal["keep", "drop"]
+Diversity = Literal["off", "category_cap", "mmr"]
 
 
 class ApiError(Exception):
@@ -126,10 +127,16 @@ def _given(**values: Any) -> dict[str, Any]:
 
 
 def recommend(
-    user_id: str, k: int, exclude: Sequence[str], repeats: Repeats | None, request_id: str | None
+    user_id: str,
+    k: int,
+    exclude: Sequence[str],
+    repeats: Repeats | None,
+    request_id: str | None,
+    diversity: Diversity | None,
 ) -> Call[Recommendations]:
     """`POST /v1/recommendations`."""
-    body = _given(user_id=user_id, k=k, exclude=list(exclude) or None, repeats=repeats, request_id=request_id)
+    asked = {"exclude": list(exclude) or None, "repeats": repeats, "request_id": request_id, "diversity": diversity}
+    body = _given(user_id=user_id, k=k, **asked)
     return Call("POST", "/v1/recommendations", Recommendations, body=body)
 
 

@@ -21,7 +21,7 @@ from larder_client.answers import (
     Recommendations,
     Scores,
 )
-from larder_client.calls import ApiUnavailableError, Call, Repeats, retry_after_s
+from larder_client.calls import ApiUnavailableError, Call, Diversity, Repeats, retry_after_s
 
 T = TypeVar("T")
 
@@ -68,6 +68,7 @@ class LarderClient:
         exclude: Sequence[str] = (),
         repeats: Repeats | None = None,
         request_id: str | None = None,
+        diversity: Diversity | None = None,
     ) -> Recommendations:
         """Return `k` items for a user; an unknown user gets an answer too.
 
@@ -79,8 +80,10 @@ class LarderClient:
             Whether items the user dealt with recently may be shown; None: as the model was made for.
         request_id
             Your id of this request; one is made up if None.
+        diversity
+            `off`, `category_cap` or `mmr`; None: as the model's policy says.
         """
-        return self._call(calls.recommend(user_id, k, exclude, repeats, request_id))
+        return self._call(calls.recommend(user_id, k, exclude, repeats, request_id, diversity))
 
     def similar(self, item_id: str, k: int = 20) -> ItemList:
         """Return items that go with an item."""
@@ -168,6 +171,7 @@ class AsyncLarderClient:
         exclude: Sequence[str] = (),
         repeats: Repeats | None = None,
         request_id: str | None = None,
+        diversity: Diversity | None = None,
     ) -> Recommendations:
         """Return `k` items for a user; an unknown user gets an answer too.
 
@@ -179,8 +183,10 @@ class AsyncLarderClient:
             Whether items the user dealt with recently may be shown; None: as the model was made for.
         request_id
             Your id of this request; one is made up if None.
+        diversity
+            `off`, `category_cap` or `mmr`; None: as the model's policy says.
         """
-        return await self._call(calls.recommend(user_id, k, exclude, repeats, request_id))
+        return await self._call(calls.recommend(user_id, k, exclude, repeats, request_id, diversity))
 
     async def similar(self, item_id: str, k: int = 20) -> ItemList:
         """Return items that go with an item."""

@@ -24,6 +24,7 @@ from serving.cascade.features import retrieval_columns
 from serving.cascade.purchase import CALIBRATION_FILE, GOLDEN_FILE, MODEL_FILES, PurchaseModel
 from serving.cascade.ranker import Calibration, CatBoostRanker, LightGBMRanker, XGBoostRanker
 from serving.cascade.recommender import Policy, Ranker, Recommender
+from serving.cascade.rerank import Diversity, NewItems
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -157,12 +158,11 @@ def _parse(directory: Path, manifest: dict[str, Any]) -> Bundle:
     """Build what the verified files describe."""
     calibration = read_arrays(directory / "calibration.npz")
     ranker = load_catboost(directory / "ranker.cbm", Calibration(calibration["score"], calibration["probability"]))
-    policy = manifest["policy"]
     recommender = Recommender(
         tuple(load_generator(spec, directory) for spec in manifest["generators"]),
         ranker,
         manifest["feature_service"],
-        Policy(policy["repeats"], policy["candidates"], tuple(policy["quotas"])),
+        read_policy(manifest["policy"]),
     )
     golden = read_arrays(directory / "golden.npz")
     check_golden(ranker.score(golden["matrix"]), golden["score"], manifest["golden_tolerance"])
@@ -174,6 +174,17 @@ def _parse(directory: Path, manifest: dict[str, Any]) -> Bundle:
         recommender,
         popular,
         None if purchase is None else load_purchase(directory, purchase),
+    )
+
+
+def read_policy(entry: dict[str, Any]) -> Policy:
+    """Read what may be shown; a bundle from before there was re-ranking has none."""
+    return Policy(
+        entry["repeats"],
+        entry["candidates"],
+        tuple(entry["quotas"]),
+        Diversity(**entry.get("diversity", {})),
+        NewItems(**entry.get("new_items", {})),
     )
 
 

@@ -18,6 +18,7 @@ from feature_repo.views import USER_ITEM
 from serving.answers import ARM, Level, Reason, Recommendations, new_request_id
 from serving.cascade.items import ItemTable
 from serving.cascade.recommender import Draft, RankedItem, Slate
+from serving.cascade.rerank import DiversityKind
 from serving.feature_reads import FeatureReads
 from serving.impression_log import ImpressionLog
 from serving.impressions import NOT_READ, Impressions, Seen, keeps_all_candidates
@@ -37,6 +38,7 @@ class Wish:
     exclude: list[str] = field(default_factory=list)
     repeats: Repeats | None = None
     request_id: str | None = None
+    diversity: DiversityKind | None = None
 
 
 @dataclass(slots=True)
@@ -122,7 +124,15 @@ class RecommendationService:
             reasons.append("unknown_user")
         recommender = release.bundle.recommender
         try:
-            draft = recommender.draft(user, table, now_us, k=wish.k, exclude=wish.exclude, repeats=wish.repeats)
+            draft = recommender.draft(
+                user,
+                table,
+                now_us,
+                k=wish.k,
+                exclude=wish.exclude,
+                repeats=wish.repeats,
+                diversity=wish.diversity,
+            )
             item_ids = draft.item_ids
             drafted = time.perf_counter()
             stage["retrieve"].observe(drafted - read)

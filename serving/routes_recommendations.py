@@ -31,7 +31,7 @@ def recommendation_routes(service: RecommendationService, metrics: Metrics) -> A
         the ladder where need be: `level` says which, `reasons` why. Send `request_id` and `rank` back with the events
         the list causes.
         """
-        wish = Wish(body.user_id, body.k, body.exclude, body.repeats, body.request_id)
+        wish = Wish(body.user_id, body.k, body.exclude, body.repeats, body.request_id, body.diversity)
         recommended = await service.recommend(wish)
         start = time.perf_counter()
         response = answer(request, recommended)

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Wi
 
 from feature_repo.event_rules import normalise_id
 from feature_repo.events import MAX_ID_BYTES, EventType, Repeats
+from serving.cascade.rerank import DiversityKind
 from serving.event_entry import is_bounded_id
 from serving.item_entry import MAX_DESCRIPTION, MAX_IMAGE, MAX_TAGS, MAX_TITLE
 
@@ -57,6 +58,7 @@ class RecommendationRequest(_Body):
             "examples": [
                 {"user_id": "u00042", "k": 10},
                 {"user_id": "u00042", "k": 5, "exclude": ["i00007"], "repeats": "drop", "request_id": "page-1"},
+                {"user_id": "u00042", "k": 10, "diversity": "category_cap"},
             ]
         }
     )
@@ -69,6 +71,13 @@ class RecommendationRequest(_Body):
         Field(description="Whether items the user dealt with recently may be shown; null: as the model was made for."),
     ] = None
     request_id: Annotated[Id | None, Field(description="Your id of this request; one is made up if null.")] = None
+    diversity: Annotated[
+        DiversityKind | None,
+        Field(
+            description="`off`: by score alone; `category_cap`: at most so many items of one category, as many as the "
+            "model's policy says; `mmr`: each item as unlike those above as the policy weighs; null: the policy's kind."
+        ),
+    ] = None
 
 
 class SimilarParameters(_Parameters):

@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -127,6 +128,17 @@ def test_repeats_can_be_dropped(api: RunningApi, shop: Shop) -> None:
     dropped = api.recommend("u00003", k=20, repeats="drop")["items"]
     assert seen & {item["item_id"] for item in kept}
     assert not seen & {item["item_id"] for item in dropped}
+
+
+def test_a_request_may_ask_for_diversity(api: RunningApi, shop: Shop) -> None:
+    def categories(**wish: Any) -> list[str | None]:
+        shown = [item["item_id"] for item in api.recommend("u00003", k=8, **wish)["items"]]
+        return [shop.catalog[shop.item_ids.index(item)].category for item in shown]
+
+    assert max(Counter(categories()).values()) > 3  # the policy of the bundle is off
+    assert categories(diversity="off") == categories() == categories(diversity=None)
+    assert max(Counter(categories(diversity="category_cap")).values()) == 3
+    assert categories(diversity="mmr") != categories()
 
 
 def test_what_was_served_is_in_the_impression_log(api: RunningApi, shop: Shop, bundle_id: str) -> None:

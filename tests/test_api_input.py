@@ -54,6 +54,8 @@ RAW = "/v1/recommendations"
         (RAW, b'{"user_id": "a", "exclude": [1]}'),
         (RAW, json.dumps({"user_id": "a", "exclude": ["b"] * 1001}).encode()),
         (RAW, b'{"user_id": "a", "repeats": "maybe"}'),
+        (RAW, b'{"user_id": "a", "diversity": "most"}'),
+        (RAW, b'{"user_id": "a", "diversity": true}'),
         (RAW, b'{"user_id": "a", "userid": "b"}'),
         (RAW, b"{}"),
         (RAW, b"[]"),

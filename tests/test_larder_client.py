@@ -81,13 +81,13 @@ def api() -> Iterator[Api]:
 def test_recommendations(api: Api) -> None:
     api.will_answer({**MADE, "user_id": "u", "items": [ITEM], "a_later_field": 1})
     with LarderClient(api.url) as client:
-        answer = client.recommend("u", 5, exclude=["i"], repeats="drop", request_id="r1")
+        answer = client.recommend("u", 5, exclude=["i"], repeats="drop", request_id="r1", diversity="mmr")
         client.recommend("u")
     assert (answer.user_id, answer.items[0].rank, answer.bundle_id, answer.feature_age_s) == ("u", 1, "b", 0.25)
     assert api.requests == [
         (
             "POST /v1/recommendations",
-            {"user_id": "u", "k": 5, "exclude": ["i"], "repeats": "drop", "request_id": "r1"},
+            {"user_id": "u", "k": 5, "exclude": ["i"], "repeats": "drop", "request_id": "r1", "diversity": "mmr"},
         ),
         ("POST /v1/recommendations", {"user_id": "u", "k": 20}),
     ]

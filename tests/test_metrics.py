@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -18,6 +19,16 @@ TARGETS = st.sets(st.sampled_from("abcdefghijklmnopqrstuvwxyz0123456789"), min_s
 def test_doctests() -> None:
     """The examples in the docstrings were computed by hand."""
     assert doctest.testmod(metrics, raise_on_error=False).failed == 0
+
+
+@given(st.lists(st.sampled_from(["", "tea", "jam", "oil"]), max_size=12), st.integers(1, 12))
+def test_category_diversity_is_the_share_of_unlike_pairs(categories: list[str], k: int) -> None:
+    pairs = list(combinations(categories[:k], 2))
+    value = metrics.category_diversity(categories, k)
+    if not pairs:
+        assert np.isnan(value)
+        return
+    assert value == pytest.approx(sum(a != b or not a for a, b in pairs) / len(pairs))
 
 
 @given(ITEMS, TARGETS)

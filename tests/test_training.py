@@ -87,6 +87,7 @@ def test_the_two_stage_model_beats_simple_baselines(trained: Trained) -> None:
     evaluation = trained.result.evaluation
     assert evaluation.paired("popularity_7d")[1] > 0
     assert evaluation.auc.mean() > 0.85
+    assert 0.0 < evaluation.flat()["warm.two_stage.diversity_at_10"] < 1.0
     assert evaluation.window.start_us == trained.result.split.test.start_us
     assert all(w.end_us <= evaluation.window.start_us for w in trained.result.split.rolling)
 

@@ -226,6 +226,7 @@ def make_bundle(
     trees: int = 20,
     candidates: int = 30,
     purchase: Path | None = None,
+    policy: Policy | None = None,
 ) -> str:
     """Fit a small ranker and write a bundle; other seeds give other bundles. Returns the bundle id."""
     from catboost import CatBoost
@@ -255,7 +256,7 @@ def make_bundle(
         service=SERVICE,
         generators=generators,
         ranker=CatBoostRanker(model, calibration),
-        policy=Policy("keep", candidates, (candidates,) * len(generators)),
+        policy=policy or Policy("keep", candidates, (candidates,) * len(generators)),
         table=shop.table(),
         golden=matrix[:16],
         content={"metrics": {}, "trained_until_us": shop.now_us},

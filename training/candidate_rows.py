@@ -74,11 +74,16 @@ def candidate_rows(
     sampling: Sampling,
     seed: list[int],
     on_progress: Callable[[int, int], None] | None = None,
-) -> RankerRows:
+) -> tuple[pd.DataFrame, RankerRows]:
     """Retrieve, label and sample the rows of one rolling window, then join the features as of the cut.
 
     The state features come through Feast's point-in-time join (`training_frame`), the retrieval features from the
     generators fitted before the cut.
+
+    Returns
+    -------
+    tuple
+        `user_id`, `item_id` and `event_timestamp` of each row; and the rows, in the same order.
     """
     rng = np.random.default_rng(seed)
     users: list[str] = []
@@ -109,7 +114,7 @@ def candidate_rows(
     )
     features = training_frame(frame, service, settings)
     state = features.iloc[:, -len(feature_list(service)) :].to_numpy(np.float32)
-    return RankerRows(
+    return frame, RankerRows(
         np.ascontiguousarray(np.hstack([state, np.vstack(retrieval)])),
         np.concatenate(labels),
         np.concatenate(weights),

@@ -7,7 +7,7 @@ only (DESIGN.md section 4).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from feature_repo.views import NULL_INT
 from serving.cascade.items import ItemTable
 from serving.cascade.recommender import Recommender
 from training.baselines import FilledGenerator
-from training.metrics import F64, auc, bootstrap_mean, coverage, per_user
+from training.metrics import F64, auc, bootstrap_mean, category_diversity, coverage, per_user
 from training.split import Window
 
 TWO_STAGE = "two_stage"
@@ -40,6 +40,8 @@ class Evaluation:
         segment -> model -> metric -> values per user, shape (n_users,).
     coverage
         model -> coverage@10 over warm users.
+    diversity
+        model -> mean intra-list category diversity@10 over warm users (metrics.category_diversity).
     auc
         Mean AUC per warm user of positives against uniformly drawn available items, two-stage model.
     candidate_recall
@@ -51,6 +53,7 @@ class Evaluation:
     window: Window
     metrics: dict[str, dict[str, dict[str, F64]]]
     coverage: dict[str, float]
+    diversity: dict[str, float]
     auc: F64
     candidate_recall: F64
     seed: int
@@ -79,6 +82,7 @@ class Evaluation:
             for name in ("ndcg@10", "recall@20", "map@10"):
                 out[f"{row['segment']}.{row['model']}.{name.replace('@', '_at_')}"] = row[name]
         out |= {f"warm.{model}.coverage_at_10": value for model, value in self.coverage.items()}
+        out |= {f"warm.{model}.diversity_at_10": value for model, value in self.diversity.items()}
         out["auc"] = float(self.auc.mean()) if len(self.auc) else float("nan")
         out["candidate_recall"] = float(self.candidate_recall.mean()) if len(self.candidate_recall) else float("nan")
         for baseline in ("own_history", "history_x_popularity"):
@@ -132,7 +136,14 @@ def evaluate(
         for segment, models in slates.items()
     }
     covered = {model: coverage(list(lists.values()), len(table), 10) for model, lists in slates["warm"].items()}
-    return Evaluation(window, metrics, covered, np.array(aucs), np.array(recalls), seed, slates)
+    diverse = {model: _diversity(lists.values(), table) for model, lists in slates["warm"].items()}
+    return Evaluation(window, metrics, covered, diverse, np.array(aucs), np.array(recalls), seed, slates)
+
+
+def _diversity(lists: Iterable[Sequence[str]], table: ItemTable) -> float:
+    """Mean over lists of at least two items; NaN without any."""
+    known = [category_diversity([table.category[table.index[item]] for item in one], 10) for one in lists]
+    return float(np.nanmean(known)) if not np.isnan(known).all() else float("nan")
 
 
 def user_auc(

@@ -5,6 +5,7 @@ These are the definitions, one list at a time. `slate_metrics.py` computes the s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from math import exp, factorial
 from typing import Final
@@ -114,6 +115,32 @@ def coverage(slates: Collection[Sequence[str]], catalogue_size: int, k: int) -> 
     0.3
     """
     return len({item for slate in slates for item in slate[:k]}) / max(catalogue_size, 1)
+
+
+def category_diversity(categories: Sequence[str], k: int) -> float:
+    """Intra-list diversity by category (Ziegler et al. 2005): share of the pairs in a list that are of two categories.
+
+    Parameters
+    ----------
+    categories
+        Category of each item of the list, best first; "" if unknown: unlike any other.
+
+    Returns
+    -------
+    float
+        NaN for fewer than two items.
+
+    Examples
+    --------
+    >>> category_diversity(["tea", "tea", "jam"], 10), category_diversity(["tea", "tea", "jam"], 2)
+    (0.6666666666666667, 0.0)
+    >>> category_diversity(["", "", "tea"], 10)
+    1.0
+    """
+    shown = categories[:k]
+    pairs = len(shown) * (len(shown) - 1) // 2
+    alike = sum(n * (n - 1) // 2 for name, n in Counter(shown).items() if name)
+    return 1 - alike / pairs if pairs else float("nan")
 
 
 def gini(exposure: F64) -> float:

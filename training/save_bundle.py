@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,8 @@ def save_bundle(
                     "repeats": policy.repeats,
                     "candidates": policy.candidates,
                     "quotas": list(policy.quotas),
+                    "diversity": asdict(policy.diversity),
+                    "new_items": asdict(policy.new_items),
                 },
                 "golden_tolerance": GOLDEN_TOLERANCE,
                 "code_version": version("larder"),

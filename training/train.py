@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
+
 from feature_repo.asof import AsOfReader
 from feature_repo.datasets import read_events
 from feature_repo.errors import BadInputError
@@ -19,6 +21,7 @@ from serving.bundle import Bundle, load_bundle
 from serving.candidates.contract import CandidateGenerator
 from serving.cascade.items import ItemTable
 from serving.cascade.recommender import Policy
+from serving.cascade.rerank import Diversity, NewItems
 from training.candidate_rows import RankerRows, Sampling, candidate_rows
 from training.evaluate import Evaluation
 from training.evaluate_bundle import evaluate_bundle
@@ -49,11 +52,14 @@ class TrainConfig:
     line_up: LineUp = field(default_factory=default_line_up)
     ranker: RankerParams = field(default_factory=RankerParams)
     sampling: Sampling = field(default_factory=Sampling)
+    diversity: Diversity = field(default_factory=Diversity)
+    new_items: NewItems = field(default_factory=NewItems)
 
     @property
     def policy(self) -> Policy:
         """What the bundle may show."""
-        return Policy(self.repeats, self.candidates, tuple(one.quota for one in self.line_up))
+        quotas = tuple(one.quota for one in self.line_up)
+        return Policy(self.repeats, self.candidates, quotas, self.diversity, self.new_items)
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,24 @@ class TrainResult:
     seconds: dict[str, float]
 
 
-class _Stopwatch:
+@dataclass(frozen=True)
+class WindowRows:
+    """What the ranker learns from one window.
+
+    Attributes
+    ----------
+    keys
+        `user_id`, `item_id` and `event_timestamp` of each row.
+    columns
+        Names of the matrix' columns.
+    """
+
+    keys: pd.DataFrame
+    rows: RankerRows
+    columns: tuple[str, ...]
+
+
+class Stopwatch:
     """Seconds by phase, in order."""
 
     def __init__(self) -> None:
@@ -78,6 +101,7 @@ class _Stopwatch:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
+        """Add the seconds of a block to a phase."""
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
@@ -107,11 +131,9 @@ def train(
         If the events are too few, or nobody takes anything in a window.
     """
     report = progress or (lambda what, done, total: None)
-    watch = _Stopwatch()
+    watch = Stopwatch()
     with watch.phase("read events"):
-        log = Log.of(
-            read_events(settings, columns=["user_id", "item_id", "event_type", "event_timestamp", "received_at"])
-        )
+        log = read_log(settings)
         split = split_by_time(log.time_us, test_share=config.test_share, windows=config.windows, stride=config.stride)
     if purchase is not None:
         read_purchase(purchase, split.test.start_us)  # what cannot be taken along is said before the work, not after
@@ -119,7 +141,7 @@ def train(
     for number, window in enumerate(split.rolling, start=1):
         what = f"window {number} of {len(split.rolling)}"
         on_progress = partial(report, what)
-        windows.append(_window_rows(settings, config, log, window, number, watch, on_progress))
+        windows.append(window_rows(settings, config, log, window, number, watch, on_progress).rows)
     reader, table, generators = _as_of(settings, config, log, split.test, watch)
     with watch.phase("fit ranker"):
         report("ranker", 0, 1)
@@ -154,23 +176,39 @@ def train(
     return TrainResult(bundle, directory, evaluation, fitted, windows[-1], split, config, watch.seconds)
 
 
-def _window_rows(
+def read_log(settings: Settings) -> Log:
+    """Read what splitting and fitting need of the project's event log."""
+    return Log.of(read_events(settings, columns=["user_id", "item_id", "event_type", "event_timestamp", "received_at"]))
+
+
+def window_rows(
     settings: Settings,
     config: TrainConfig,
     log: Log,
     window: Window,
     number: int,
-    watch: _Stopwatch,
+    watch: Stopwatch,
     on_progress: Callable[[int, int], None],
-) -> RankerRows:
-    """Fit the generators before a window and label what they retrieve."""
+) -> WindowRows:
+    """Fit the generators before a window and label what they retrieve.
+
+    Parameters
+    ----------
+    number
+        Number of the window, from 1: other negatives are drawn for another one.
+
+    Raises
+    ------
+    BadInputError
+        If nobody takes anything in the window.
+    """
     targets = log.targets(window, config.target)
     if not targets:
         start = datetime.fromtimestamp(window.start_us / 1e6, UTC)
         raise BadInputError(f"no {config.target} events in the window from {start:%Y-%m-%d}: nothing to learn from")
     reader, table, generators = _as_of(settings, config, log, window, watch)
     with watch.phase("ranker rows"):
-        return candidate_rows(
+        keys, rows = candidate_rows(
             settings,
             reader,
             table,
@@ -183,10 +221,11 @@ def _window_rows(
             seed=[settings.seed, number],  # not the window's time: moving a data set by weeks changes no figure
             on_progress=on_progress,
         )
+    return WindowRows(keys, rows, feature_columns(config.service, generators))
 
 
 def _as_of(
-    settings: Settings, config: TrainConfig, log: Log, window: Window, watch: _Stopwatch
+    settings: Settings, config: TrainConfig, log: Log, window: Window, watch: Stopwatch
 ) -> tuple[AsOfReader, ItemTable, tuple[CandidateGenerator, ...]]:
     with watch.phase("features as of the cut"):
         reader = AsOfReader(settings, window.start_us)

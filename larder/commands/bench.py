@@ -25,6 +25,7 @@ BENCHES = {
     "skew": "the replay skew check: 10,000 requests against a log of 1 M events",
     "vector_index": "recall and time of retrieval from item factors: exact, by the index serving uses, by HNSW",
     "generators": "every candidate generator by itself, and new items, on Online Retail before the test window",
+    "new_items": "how soon good new items of a simulated shop are found with and without the slot, and its cost",
     "quality": "the two-stage model against the baselines on Online Retail, final cut, times as published",
 }
 

@@ -123,6 +123,61 @@ def frame(
 
 
 @app.command()
+def candidates(
+    ctx: typer.Context,
+    cut: Annotated[str, typer.Option(help="Time with its zone (ISO 8601): features are as of it, labels from it on.")],
+    out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
+    service: Annotated[str, typer.Option(help="Feature service.")] = "ranking_v1",
+    label_days: Annotated[
+        float | None, typer.Option(min=0.01, help="Length of the label window; that of `larder train` if not given.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Write the rows `larder train` would learn from at a cut: labels, features, and each generator's score and rank.
+
+    Rows of a user: all they took in the label window, and a sample of other candidates and items (docs/models.md).
+
+    Examples
+    --------
+      larder --project simulator features candidates --cut 2026-06-01T00:00Z --out rows.parquet
+      larder features candidates --cut 2011-11-01T00:00Z --label-days 14 --out rows.parquet --overwrite
+    """
+    from datetime import datetime, timedelta
+
+    import pyarrow as pa
+
+    from feature_repo.errors import BadInputError, ConflictError
+    from feature_repo.event_log import read_report
+    from feature_repo.parquet_files import write_whole
+    from training.candidate_frame import candidate_frame
+    from training.train import TrainConfig
+
+    if out.exists() and not overwrite:
+        raise ConflictError(f"{out} exists; choose another path, or --overwrite")
+    try:
+        when = datetime.fromisoformat(cut)
+    except ValueError:
+        raise BadInputError(f"--cut must be a time with its zone (2026-06-01T00:00Z), not {cut!r}") from None
+    settings = settings_of(ctx)
+    data = read_report(settings)
+    with _counting("candidates") as report:
+        frame = candidate_frame(
+            when,
+            service,
+            settings=settings,
+            label_window=None if label_days is None else timedelta(days=label_days),
+            config=TrainConfig(target=data.target, repeats=data.repeats),
+            on_progress=report,
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(pa.Table.from_pandas(frame, preserve_index=False), out)
+    taken, users = int(frame["label"].sum()), int(frame["group"].iloc[-1]) + 1
+    print(
+        f"{len(frame):,} rows of {users:,} users ({taken:,} taken) with {frame.shape[1] - 6} features written to {out}"
+    )
+
+
+@app.command()
 def check(
     ctx: typer.Context,
     sample: Annotated[int, typer.Option(min=1, help="Entities per view, and answered requests, to compare.")] = 1_000,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None)
 
 
+class DiversityChoice(StrEnum):
+    """Kinds of diversity (serving/cascade/rerank.py)."""
+
+    off = "off"
+    category_cap = "category_cap"
+    mmr = "mmr"
+
+
 @app.command()
 def train(
     ctx: typer.Context,
@@ -28,6 +37,12 @@ def train(
         ),
     ] = None,
     windows: Annotated[int, typer.Option(min=1, max=20, help="Rolling windows the ranker learns from.")] = 4,
+    diversity: Annotated[
+        DiversityChoice, typer.Option(help="How alike the items of a list may be; a request may ask for another kind.")
+    ] = DiversityChoice.off,
+    new_item_slot: Annotated[
+        bool, typer.Option("--new-item-slot", help="Keep one place of a list of eight or more for a new item.")
+    ] = False,
     purchase_score: Annotated[
         bool,
         typer.Option("--purchase-score", help="The bundle carries the winner of `larder compare classifiers`."),
@@ -51,6 +66,7 @@ def train(
       larder --project simulator train --windows 6
       larder train --dataset simulator --no-register --slates slates
       larder train --dataset simulator --purchase-score
+      larder train --dataset simulator --diversity category_cap --new-item-slot
     """
     from feature_repo.backfill import backfill
     from feature_repo.event_log import read_report
@@ -58,6 +74,7 @@ def train(
     from larder.services.stack import Stack
     from larder.story.data import ensure_data
     from larder.story.steps import PhaseProgress
+    from serving.cascade.rerank import Diversity, NewItems
     from training.save_purchase import purchase_dir
     from training.train import TrainConfig
     from training.train import train as run
@@ -69,7 +86,13 @@ def train(
         backfill(settings)
     with Stack(settings, redis=False, mlflow=register) as stack:
         with PhaseProgress() as report:
-            config = TrainConfig(target=data.target, repeats=data.repeats, windows=windows)
+            config = TrainConfig(
+                target=data.target,
+                repeats=data.repeats,
+                windows=windows,
+                diversity=Diversity(diversity.value),
+                new_items=NewItems(slots=int(new_item_slot)),
+            )
             purchase = purchase_dir(settings) if purchase_score else None
             result = run(stack.settings, config, data_hash, report, purchase=purchase)
         print_result(result)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,15 @@ class CandidateGenerator(Protocol):
 
     def query(self, user: UserRows, table: ItemTable, now_us: int) -> Query:
         """Prepare the answer for one user."""
+        ...
+
+
+@runtime_checkable
+class ItemSimilarity(Protocol):
+    """What a generator may also know: how similar any items are. Re-ranking uses the first one that does."""
+
+    def similarity(self, items: I32, table: ItemTable) -> F32:
+        """Return similarities of items, at most 1, shape (n, n); NaN where the generator does not know one of them."""
         ...
 
 

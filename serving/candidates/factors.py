@@ -18,6 +18,10 @@ from serving.candidates.history import interaction_weights, weight_per_item
 from serving.candidates.vocabulary import Vocabulary
 from serving.cascade.items import ItemTable
 
+#: Multiplications of one product. OpenBLAS wakes its threads from 262,144 on, which takes milliseconds where the other
+#: cores are busy: 100 x 100 cosines of 64 factors took 8 ms in one piece, 0.1 ms in three.
+_BLOCK: Final = 200_000
+
 #: Longer lists than that are scanned for exactly, as an index would have to look everywhere, too.
 _INDEXED: Final = 1000
 
@@ -116,6 +120,18 @@ class ItemFactors:
         if self.index is not None:
             return _IndexedQuery(self, self.index, vector, table)
         return DenseQuery(self.vocabulary.spread(self.factors @ vector, table))
+
+    def similarity(self, items: I32, table: ItemTable) -> F32:
+        """Cosine between the items' factors, shape (n, n); NaN for items that are not in the vocabulary."""
+        at = self.vocabulary.lookup([table.ids[i] for i in items.tolist()])
+        own = self.factors[at]
+        own /= np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-12)
+        own[at < 0] = np.nan
+        out = np.empty((len(own), len(own)), np.float32)
+        step = max(1, _BLOCK // max(own.size, 1))
+        for first in range(0, len(own), step):
+            np.matmul(own[first : first + step], own.T, out=out[first : first + step])
+        return out
 
 
 class _IndexedQuery:

@@ -24,7 +24,12 @@ I32 = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
 
 #: Columns of the item side that request-time features and popularity read.
-ITEM_INPUTS = (*(name for name in INPUTS if name.startswith("item_")), "item_ratings", "item_rating_sum")
+ITEM_INPUTS = (
+    *(name for name in INPUTS if name.startswith("item_")),
+    "item_ratings",
+    "item_rating_sum",
+    "item_first_time",
+)
 _STATE_INPUTS = tuple(name for name in ITEM_INPUTS if name in {c.name for c in ITEM_STATS.columns})
 
 
@@ -100,6 +105,14 @@ class ItemTable:
         """Position of each item's category in `category_names`, shape (n,)."""
         code = {name: i for i, name in enumerate(self.category_names)}
         return np.fromiter((code[name] for name in self.category), np.int32, len(self.category))
+
+    @cached_property
+    def taken(self) -> F64:
+        """Purchase lines of each item, views and ratings where nothing was ever bought, shape (n,)."""
+        purchases = np.nan_to_num(self.columns["item_purchases"])
+        if purchases.any():
+            return purchases
+        return np.nan_to_num(self.columns["item_views"]) + np.nan_to_num(self.columns["item_ratings"])
 
     @cached_property
     def _by_window(self) -> dict[str, tuple[F64, I32]]:

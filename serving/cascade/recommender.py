@@ -1,4 +1,4 @@
-"""The recommendation cascade: retrieve, filter, rank, cut. PURE; the same object answers online and offline.
+"""The recommendation cascade: retrieve, filter, rank, re-rank, cut. PURE; the same object answers online and offline.
 
 The caller brings the features: `draft` needs the user's rows, `finish` the pair rows of the draft's candidates. Online
 the two reads between them are asynchronous, offline they come from Parquet; the cascade cannot tell.
@@ -7,17 +7,19 @@ the two reads between them are asynchronous, offline they come from Parquet; the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from feature_repo.events import Repeats
 from feature_repo.rows import FeatureReader, Rows, UserRows
-from serving.candidates.contract import F32, I32, CandidateGenerator
+from serving.candidates.contract import F32, I32, CandidateGenerator, ItemSimilarity
 from serving.cascade.features import Candidates, ask, feature_matrix
 from serving.cascade.items import ItemTable
+from serving.cascade.rerank import Diversity, DiversityKind, NewItems, diversify, is_new, keep_new_slot
 
 F64 = npt.NDArray[np.float64]
 
@@ -49,11 +51,17 @@ class Policy:
         How many candidates are ranked.
     quotas
         How many items each generator may contribute.
+    diversity
+        How alike the items of one list may be; a request may ask for another kind.
+    new_items
+        The place kept for a new item.
     """
 
     repeats: Repeats
     candidates: int
     quotas: tuple[int, ...]
+    diversity: Diversity = field(default_factory=Diversity)
+    new_items: NewItems = field(default_factory=NewItems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,7 @@ class Draft:
     k: int
     candidates: Candidates
     allowed: npt.NDArray[np.bool_]
+    diversity: Diversity = field(default_factory=Diversity)
 
     @property
     def item_ids(self) -> list[str]:
@@ -75,12 +84,16 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class RankedItem:
-    """One line of a slate; `rank` is 1-based."""
+    """One line of a slate; `rank` is 1-based.
+
+    `slot` says by which rule, not by its score, an item has its place: "new" in the place kept for a new item.
+    """
 
     item_id: str
     rank: int
     score: float
     source: str
+    slot: Literal["new"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +134,7 @@ class Recommender:
         k: int,
         exclude: Sequence[str] = (),
         repeats: Repeats | None = None,
+        diversity: DiversityKind | None = None,
     ) -> Draft:
         """Retrieve and filter candidates; none for a user of whom nothing is known, who gets what is popular.
 
@@ -133,8 +147,8 @@ class Recommender:
             Length of the list wanted; may exceed the catalogue.
         exclude
             Items that must not be shown.
-        repeats
-            Overrides the policy for this request.
+        repeats, diversity
+            Override the policy for this request.
         """
         allowed = table.available.copy()
         blocked = list(exclude)
@@ -145,22 +159,49 @@ class Recommender:
         generators, quotas = (self.generators, self.policy.quotas) if user.known else ((), ())
         asked = ask(generators, quotas, user, table, now_us)
         candidates = asked.merge(self.policy.candidates, allowed)
-        return Draft(user, table, now_us, k, candidates, allowed)
+        chosen = self.policy.diversity if diversity is None else replace(self.policy.diversity, kind=diversity)
+        return Draft(user, table, now_us, k, candidates, allowed, chosen)
 
     def finish(self, draft: Draft, pairs: Rows) -> Slate:
-        """Rank the candidates and cut the list; popular items fill what the generators could not."""
+        """Rank the candidates, re-rank and cut the list; popular items fill what the generators could not."""
         found = draft.candidates
         if not len(found):
             return Slate(self._popular(draft, []), np.empty((0, 0), np.float32), np.empty(0, np.intp))
         matrix = self.matrix(draft.user, draft.table, found.items, pairs, found.retrieval, draft.now_us)
         scores = self.ranker.score(matrix)
-        order = np.lexsort((found.items, -scores))[: draft.k]
+        order, kept = self._rerank(draft, np.lexsort((found.items, -scores)), scores)
         shown = self.ranker.probability(scores[order])
         items = [
             RankedItem(draft.table.ids[found.items[i]], rank, float(value), self.generators[found.source[i]].name)
             for rank, (i, value) in enumerate(zip(order, shown, strict=True), start=1)
         ]
+        if kept is not None:
+            items[kept] = replace(items[kept], slot="new")
         return Slate(items + self._popular(draft, items), matrix, order)
+
+    def _rerank(
+        self, draft: Draft, ranked: npt.NDArray[np.intp], scores: F64
+    ) -> tuple[npt.NDArray[np.intp], int | None]:
+        """Return the candidates of the list, best first, and the place of the one in the new item's slot."""
+        items, table, rule = draft.candidates.items, draft.table, self.policy.new_items
+        shown = diversify(
+            ranked,
+            draft.k,
+            draft.diversity,
+            items,
+            table,
+            lambda positions: self.ranker.probability(scores[positions]),
+            self._similarity,
+        )
+        if not rule.slots:
+            return shown, None
+        # The slot comes after diversity: a new item may be one more of its category than the cap allows.
+        return keep_new_slot(shown, ranked, draft.k, rule.rank, is_new(table, items, draft.now_us, rule))
+
+    @cached_property
+    def _similarity(self) -> ItemSimilarity | None:
+        """The first generator that knows how similar items are."""
+        return next((g for g in self.generators if isinstance(g, ItemSimilarity)), None)
 
     def matrix(self, user: UserRows, table: ItemTable, items: I32, pairs: Rows, retrieval: F32, now_us: int) -> F32:
         """Assemble the ranker's input in the order it was trained on."""
@@ -180,15 +221,16 @@ class Recommender:
         *,
         k: int,
         repeats: Repeats | None = None,
+        diversity: DiversityKind | None = None,
     ) -> Slate:
         """Answer one request through a synchronous reader (offline evaluation, the gate)."""
-        draft = self.draft(reader.user(user_id, now_us), table, now_us, k=k, repeats=repeats)
+        draft = self.draft(reader.user(user_id, now_us), table, now_us, k=k, repeats=repeats, diversity=diversity)
         return self.finish(draft, reader.pairs(user_id, draft.item_ids, now_us))
 
     def _popular(self, draft: Draft, above: list[RankedItem]) -> list[RankedItem]:
         """Popular items, then all others in index order, until the list is as long as asked or nothing is left.
 
-        Their score is their share of the recent purchases, at most that of the item above.
+        Their score is their share of the recent purchases, at most the least of the items above.
         """
         wanted = draft.k - len(above)
         if wanted <= 0:
@@ -200,7 +242,7 @@ class Recommender:
         best = best[allowed[best]][:wanted]
         allowed[best] = False
         rest = np.flatnonzero(allowed)[: wanted - len(best)]
-        ceiling = above[-1].score if above else 1.0
+        ceiling = min((item.score for item in above), default=1.0)
         total = max(float(popularity.sum()), 1e-9)
         return [
             RankedItem(draft.table.ids[i], rank, min(ceiling, float(popularity[i]) / total), POPULAR)
