@@ -132,7 +132,7 @@ def test_repeats_can_be_dropped(api: RunningApi, shop: Shop) -> None:
 
 def test_a_request_may_ask_for_diversity(api: RunningApi, shop: Shop) -> None:
     def categories(**wish: Any) -> list[str | None]:
-        shown = [item["item_id"] for item in api.recommend("u00003", k=8, **wish)["items"]]
+        shown = [item["item_id"] for item in api.recommend("u00003", k=12, **wish)["items"]]
         return [shop.catalog[shop.item_ids.index(item)].category for item in shown]
 
     assert max(Counter(categories()).values()) > 3  # the policy of the bundle is off
