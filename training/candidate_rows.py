@@ -29,7 +29,7 @@ class RankerRows:
     matrix
         Features in the ranker's order, shape (n, f).
     label
-        1 where the user took the item in the label window, shape (n,).
+        1 where the user took the item in the label window, shape (n,); positives are retrieved ones only.
     weight
         How many rows of the full catalogue the row stands for (inverse sampling rate), shape (n,); for calibration.
     group
@@ -58,7 +58,7 @@ class Sampling:
     """
 
     hard: int = 80
-    easy: int = 80
+    easy: int = 40
 
 
 def candidate_rows(
@@ -141,10 +141,15 @@ def _sample(
     sampling: Sampling,
     rng: np.random.Generator,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """All positives, some hard negatives of the candidates and some easy ones of the rest; ascending, with weights."""
+    """Choose all retrieved positives, some hard negatives and some easy ones; ascending, with weights.
+
+    What was taken but not retrieved is left out: nobody will rank it, and kept whole beside thinly drawn negatives it
+    taught that "not retrieved" is a good sign (docs/models.md).
+    """
+    missed, positive = np.setdiff1d(positive, found), np.intersect1d(positive, found)
     hard_all = np.setdiff1d(found, positive)
     hard = rng.choice(hard_all, sampling.hard, replace=False) if len(hard_all) > sampling.hard else hard_all
-    taken = np.union1d(found, positive)
+    taken = np.union1d(found, missed)
     easy = np.setdiff1d(rng.integers(0, catalogue, sampling.easy), taken)
     items = np.concatenate([positive, hard, easy]).astype(np.int32)
     weight = np.concatenate(

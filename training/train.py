@@ -46,9 +46,9 @@ class TrainConfig:
     repeats: Repeats = "keep"
     service: str = "ranking_v1"
     test_share: float = 0.1
-    windows: int = 4
+    windows: int = 8
     stride: float = 1.0
-    candidates: int = 300
+    candidates: int = 500
     line_up: LineUp = field(default_factory=default_line_up)
     ranker: RankerParams = field(default_factory=RankerParams)
     sampling: Sampling = field(default_factory=Sampling)

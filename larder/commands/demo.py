@@ -31,7 +31,7 @@ def demo(
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Train a new version even if there is a champion.")
     ] = False,
-    windows: Annotated[int, typer.Option(min=1, max=20, help="Rolling windows the ranker learns from.")] = 4,
+    windows: Annotated[int, typer.Option(min=1, max=20, help="Rolling windows the ranker learns from.")] = 8,
     events: Annotated[int | None, typer.Option(min=1000, help="How many events the simulator makes.")] = None,
 ) -> None:
     """Start everything, train, gate, serve, and show what an application and a user see.

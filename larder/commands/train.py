@@ -36,7 +36,7 @@ def train(
             "no data yet."
         ),
     ] = None,
-    windows: Annotated[int, typer.Option(min=1, max=20, help="Rolling windows the ranker learns from.")] = 4,
+    windows: Annotated[int, typer.Option(min=1, max=20, help="Rolling windows the ranker learns from.")] = 8,
     diversity: Annotated[
         DiversityChoice, typer.Option(help="How alike the items of a list may be; a request may ask for another kind.")
     ] = DiversityChoice.off,

@@ -33,7 +33,7 @@ class Ease:
     regularization: float = 500.0
     depth: int = 200
     half_life_days: float = 120.0
-    max_items: int = 8_000
+    max_items: int = 4_000
     name: str = "ease"
 
     def fit(self, past: Past) -> ItemToItem:

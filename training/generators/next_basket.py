@@ -49,7 +49,7 @@ class NextBasket:
     cuts: int = 16
     step_days: float = 9.0
     cut_half_life_days: float = 60.0
-    max_items: int = 6_000
+    max_items: int = 4_000
     name: str = "next"
 
     def fit(self, past: Past) -> ItemToItem:
