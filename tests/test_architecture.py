@@ -41,7 +41,8 @@ ADAPTERS = {
     "serving/bundle.py": {"catboost", "lightgbm", "xgboost"},
     "training/classifiers.py": {"catboost", "lightgbm", "xgboost"},
     "training/comparison_tracking.py": {"mlflow"},
-    "training/fit_ranker.py": {"catboost"},
+    "training/rankers/catboost_ranker.py": {"catboost"},
+    "training/rankers/lambdarank.py": {"lightgbm"},
     "training/fit_generators.py": {"implicit"},
     "training/tracking.py": {"mlflow"},
 }

@@ -22,8 +22,10 @@ from training.candidate_rows import RankerRows, Sampling, candidate_rows
 from training.evaluate import Evaluation
 from training.evaluate_bundle import evaluate_bundle
 from training.fit_generators import GeneratorParams, fit_generators
-from training.fit_ranker import FittedRanker, RankerParams, fit_ranker
+from training.fit_ranker import FittedRanker, fit_ranker
 from training.offline_table import offline_item_table
+from training.rankers.catboost_ranker import CatBoostParams
+from training.rankers.contract import RankerParams
 from training.save_bundle import feature_columns, save_bundle
 from training.save_purchase import read_purchase
 from training.split import Log, Split, Window, split_by_time
@@ -47,7 +49,7 @@ class TrainConfig:
     #: How many items each generator contributes, in the order of fit_generators.
     quotas: tuple[int, ...] = (120, 60, 60, 120, 120)
     generators: GeneratorParams = field(default_factory=GeneratorParams)
-    ranker: RankerParams = field(default_factory=RankerParams)
+    ranker: RankerParams = field(default_factory=CatBoostParams)
     sampling: Sampling = field(default_factory=Sampling)
 
     @property
