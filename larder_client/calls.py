@@ -126,10 +126,11 @@ def _given(**values: Any) -> dict[str, Any]:
 
 
 def recommend(
-    user_id: str, k: int, exclude: Sequence[str], repeats: Repeats | None, request_id: str | None
+    user_id: str, k: int, exclude: Sequence[str], repeats: Repeats | None, request_id: str | None, *, explain: bool
 ) -> Call[Recommendations]:
     """`POST /v1/recommendations`."""
-    body = _given(user_id=user_id, k=k, exclude=list(exclude) or None, repeats=repeats, request_id=request_id)
+    given = {"exclude": list(exclude) or None, "repeats": repeats, "request_id": request_id, "explain": explain or None}
+    body = _given(user_id=user_id, k=k, **given)
     return Call("POST", "/v1/recommendations", Recommendations, body=body)
 
 

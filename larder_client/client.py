@@ -68,6 +68,7 @@ class LarderClient:
         exclude: Sequence[str] = (),
         repeats: Repeats | None = None,
         request_id: str | None = None,
+        explain: bool = False,
     ) -> Recommendations:
         """Return `k` items for a user; an unknown user gets an answer too.
 
@@ -79,8 +80,10 @@ class LarderClient:
             Whether items the user dealt with recently may be shown; None: as the model was made for.
         request_id
             Your id of this request; one is made up if None.
+        explain
+            Whether each item says what moved its score most; takes up to a second.
         """
-        return self._call(calls.recommend(user_id, k, exclude, repeats, request_id))
+        return self._call(calls.recommend(user_id, k, exclude, repeats, request_id, explain=explain))
 
     def similar(self, item_id: str, k: int = 20) -> ItemList:
         """Return items that go with an item."""
@@ -168,6 +171,7 @@ class AsyncLarderClient:
         exclude: Sequence[str] = (),
         repeats: Repeats | None = None,
         request_id: str | None = None,
+        explain: bool = False,
     ) -> Recommendations:
         """Return `k` items for a user; an unknown user gets an answer too.
 
@@ -179,8 +183,10 @@ class AsyncLarderClient:
             Whether items the user dealt with recently may be shown; None: as the model was made for.
         request_id
             Your id of this request; one is made up if None.
+        explain
+            Whether each item says what moved its score most; takes up to a second.
         """
-        return await self._call(calls.recommend(user_id, k, exclude, repeats, request_id))
+        return await self._call(calls.recommend(user_id, k, exclude, repeats, request_id, explain=explain))
 
     async def similar(self, item_id: str, k: int = 20) -> ItemList:
         """Return items that go with an item."""

@@ -57,6 +57,7 @@ class RecommendationRequest(_Body):
             "examples": [
                 {"user_id": "u00042", "k": 10},
                 {"user_id": "u00042", "k": 5, "exclude": ["i00007"], "repeats": "drop", "request_id": "page-1"},
+                {"user_id": "u00042", "k": 3, "explain": True},
             ]
         }
     )
@@ -69,6 +70,11 @@ class RecommendationRequest(_Body):
         Field(description="Whether items the user dealt with recently may be shown; null: as the model was made for."),
     ] = None
     request_id: Annotated[Id | None, Field(description="Your id of this request; one is made up if null.")] = None
+    explain: Annotated[
+        bool,
+        Field(description="Say of each item what moved its score most, in words too. Takes up to a second: to look "
+              "into lists, not to show them."),
+    ] = False  # fmt: skip
 
 
 class SimilarParameters(_Parameters):
