@@ -81,7 +81,16 @@ class ItemResults(msgspec.Struct):
     results: list[ItemResult]
 
 
-class RankedItem(msgspec.Struct):
+class Contribution(msgspec.Struct):
+    """What one feature did to a score; `text` says it in words."""
+
+    feature: str
+    value: float | None  #: None if unknown
+    contribution: float  #: in units of the model's raw score
+    text: str
+
+
+class RankedItem(msgspec.Struct, omit_defaults=True):
     """One item of a list; `rank` counts from 1."""
 
     item_id: str
@@ -89,6 +98,8 @@ class RankedItem(msgspec.Struct):
     score: float
     source: str
     slot: str | None = None  #: "new": in the place kept for a new item, not by its score
+    summary: str | None = None  #: with `explain`: the score and what it is made of, or why no model scored it
+    explanation: list[Contribution] | None = None  #: with `explain`: what moved the score most, the largest first
 
 
 class Answer(msgspec.Struct, kw_only=True):

@@ -133,10 +133,12 @@ def recommend(
     repeats: Repeats | None,
     request_id: str | None,
     diversity: Diversity | None,
+    *,
+    explain: bool,
 ) -> Call[Recommendations]:
     """`POST /v1/recommendations`."""
-    asked = {"exclude": list(exclude) or None, "repeats": repeats, "request_id": request_id, "diversity": diversity}
-    body = _given(user_id=user_id, k=k, **asked)
+    given = {"exclude": list(exclude) or None, "repeats": repeats, "request_id": request_id, "diversity": diversity}
+    body = _given(user_id=user_id, k=k, **given, explain=explain or None)
     return Call("POST", "/v1/recommendations", Recommendations, body=body)
 
 

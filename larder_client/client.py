@@ -69,6 +69,7 @@ class LarderClient:
         repeats: Repeats | None = None,
         request_id: str | None = None,
         diversity: Diversity | None = None,
+        explain: bool = False,
     ) -> Recommendations:
         """Return `k` items for a user; an unknown user gets an answer too.
 
@@ -82,8 +83,11 @@ class LarderClient:
             Your id of this request; one is made up if None.
         diversity
             `off`, `category_cap` or `mmr`; None: as the model's policy says.
+        explain
+            Whether each item says what moved its score most; takes up to a second.
         """
-        return self._call(calls.recommend(user_id, k, exclude, repeats, request_id, diversity))
+        wish = calls.recommend(user_id, k, exclude, repeats, request_id, diversity, explain=explain)
+        return self._call(wish)
 
     def similar(self, item_id: str, k: int = 20) -> ItemList:
         """Return items that go with an item."""
@@ -172,6 +176,7 @@ class AsyncLarderClient:
         repeats: Repeats | None = None,
         request_id: str | None = None,
         diversity: Diversity | None = None,
+        explain: bool = False,
     ) -> Recommendations:
         """Return `k` items for a user; an unknown user gets an answer too.
 
@@ -185,8 +190,11 @@ class AsyncLarderClient:
             Your id of this request; one is made up if None.
         diversity
             `off`, `category_cap` or `mmr`; None: as the model's policy says.
+        explain
+            Whether each item says what moved its score most; takes up to a second.
         """
-        return await self._call(calls.recommend(user_id, k, exclude, repeats, request_id, diversity))
+        wish = calls.recommend(user_id, k, exclude, repeats, request_id, diversity, explain=explain)
+        return await self._call(wish)
 
     async def similar(self, item_id: str, k: int = 20) -> ItemList:
         """Return items that go with an item."""

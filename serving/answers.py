@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from serving.cascade.explanation import Contribution
 from serving.cascade.recommender import RankedItem
 
 #: The plan has one arm so far: the champion answers everybody.
@@ -29,6 +31,7 @@ Reason = Literal[
     "no_item_table",
     "model_failed",
     "no_neighbours",
+    "explanation_unavailable",
 ]
 REASONS: dict[Reason, str] = {
     "unknown_user": "Nothing is known of the user; the list is what suits anybody.",
@@ -41,6 +44,7 @@ REASONS: dict[Reason, str] = {
     "no_item_table": "Items have not been loaded; the list is the popularity file of the model.",
     "model_failed": "The model failed on this request; the list is popularity.",
     "no_neighbours": "The model knows no similar items; popular ones are shown.",
+    "explanation_unavailable": "The list stands, but was not explained: too many were asked for, or the model failed.",
 }
 
 
@@ -65,6 +69,17 @@ ItemTableAge = Annotated[
 ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedItem(RankedItem):
+    """One line of a list that was asked for with `explain`."""
+
+    summary: Annotated[str, Field(description="The score and what it is made of, or why no model scored the item.")]
+    explanation: Annotated[
+        list[Contribution],
+        Field(description="The features that moved the score most, the largest first; empty where no model scored it."),
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Recommendations:
     """A ranked list for a user."""
@@ -78,7 +93,10 @@ class Recommendations:
     reasons: Reasons
     feature_age_s: FeatureAge
     item_table_age_s: ItemTableAge
-    items: list[RankedItem]
+    items: Annotated[
+        Sequence[ExplainedItem | RankedItem],
+        Field(description="The list, best first; lines have `summary` and `explanation` if `explain` was asked for."),
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from feature_repo.settings import Settings
 from serving import problems
 from serving.background import BackgroundWork
 from serving.event_intake import EventIntake
+from serving.explainer import Explainer
 from serving.feature_reads import FeatureReads
 from serving.hidden_items import hidden_items, load_hidden, save_hidden
 from serving.http import MeasuredApp
@@ -78,9 +79,15 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
     impressions = ImpressionLog(
         settings.impressions_dir, metrics.impressions_dropped.inc, keep_days=settings.impression_days
     )
-    reads = FeatureReads(reader, guard, metrics)
+    reads, explainer = FeatureReads(reader, guard, metrics), Explainer()
     recommendations = RecommendationService(
-        state, reads, impressions, metrics, now_us, all_candidates_share=settings.impression_all_candidates_share
+        state,
+        reads,
+        impressions,
+        explainer,
+        metrics,
+        now_us,
+        all_candidates_share=settings.impression_all_candidates_share,
     )
     entry, new_items = StreamEntry(settings, client, write_guard, metrics), NewItems(settings.max_items)
     events = EventIntake(settings, entry, new_items, state, metrics, now_us)
@@ -117,6 +124,7 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
         finally:
             await asyncio.gather(*(work.stop() for work in works))
             await asyncio.to_thread(impressions.stop)
+            await asyncio.to_thread(explainer.stop)
             if redis is None:
                 await client.aclose()
 

@@ -22,15 +22,22 @@ from feature_repo.services import feature_list, service_hash
 from serving.candidates.load import load_generator, read_arrays
 from serving.cascade.features import retrieval_columns
 from serving.cascade.purchase import CALIBRATION_FILE, GOLDEN_FILE, MODEL_FILES, PurchaseModel
-from serving.cascade.ranker import Calibration, CatBoostRanker, LightGBMRanker, XGBoostRanker
-from serving.cascade.recommender import Policy, Ranker, Recommender
+from serving.cascade.ranker import (
+    RANKER_FILES,
+    Calibration,
+    CatBoostRanker,
+    LightGBMRanker,
+    TreeRanker,
+    XGBoostRanker,
+)
+from serving.cascade.recommender import Policy, Recommender
 from serving.cascade.rerank import Diversity, NewItems
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 #: Largest file a bundle may hold; anything larger is refused before it is read.
 MAX_FILE_BYTES = 2 * 1024**3
-_ALWAYS_READ = ("ranker.cbm", "calibration.npz", "golden.npz", "popular.json")
+_ALWAYS_READ = ("calibration.npz", "golden.npz", "popular.json")
 ALLOWED_SUFFIXES = frozenset({".cbm", ".npz", ".json", ".parquet", ".txt"})
 
 
@@ -91,7 +98,11 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         service = manifest["feature_service"]
         columns = list(manifest["features"])
         generators = [g["name"] for g in manifest["generators"]]
-        read = {*_ALWAYS_READ, *(g["file"] for g in manifest["generators"] if "file" in g)}
+        read = {
+            *_ALWAYS_READ,
+            RANKER_FILES[manifest["ranker"]["kind"]],
+            *(g["file"] for g in manifest["generators"] if "file" in g),
+        }
         services = [(service, manifest.get("feature_service_hash"))]
         if (purchase := manifest.get("purchase")) is not None:
             read |= {MODEL_FILES[purchase["kind"]], CALIBRATION_FILE, GOLDEN_FILE}
@@ -156,8 +167,11 @@ def load_bundle(directory: Path) -> Bundle:
 
 def _parse(directory: Path, manifest: dict[str, Any]) -> Bundle:
     """Build what the verified files describe."""
+    kind = manifest["ranker"]["kind"]
     calibration = read_arrays(directory / "calibration.npz")
-    ranker = load_catboost(directory / "ranker.cbm", Calibration(calibration["score"], calibration["probability"]))
+    ranker = load_ranker(
+        kind, directory / RANKER_FILES[kind], Calibration(calibration["score"], calibration["probability"])
+    )
     recommender = Recommender(
         tuple(load_generator(spec, directory) for spec in manifest["generators"]),
         ranker,
@@ -198,19 +212,24 @@ def load_purchase(directory: Path, spec: dict[str, Any]) -> PurchaseModel:
     """
     knots = read_arrays(directory / CALIBRATION_FILE)
     calibration = Calibration(knots["score"], knots["probability"])
-    ranker = _LOADERS[spec["kind"]](directory / MODEL_FILES[spec["kind"]], calibration)
+    ranker = load_ranker(spec["kind"], directory / MODEL_FILES[spec["kind"]], calibration)
     golden = read_arrays(directory / GOLDEN_FILE)
     check_golden(ranker.score(golden["matrix"]), golden["score"], spec["golden_tolerance"])
     return PurchaseModel(ranker, spec["feature_service"], int(spec["horizon_us"]))
 
 
+def load_ranker(kind: str, path: Path, calibration: Calibration) -> TreeRanker:
+    """Load a model of a kind. The caller has verified the file's hash: a damaged one must never reach a parser."""
+    return _LOADERS[kind](path, calibration)
+
+
 def load_catboost(path: Path, calibration: Calibration) -> CatBoostRanker:
-    """Load a `.cbm` file. The caller has verified its hash: a damaged file must never reach the parser."""
-    from catboost import CatBoost
+    """Load a `.cbm` file whose hash was verified."""
+    from catboost import CatBoost, Pool
 
     model = CatBoost()
     model.load_model(str(path), format="cbm")
-    return CatBoostRanker(model, calibration)
+    return CatBoostRanker(model, calibration, Pool)
 
 
 def load_lightgbm(path: Path, calibration: Calibration) -> LightGBMRanker:
@@ -224,10 +243,10 @@ def load_xgboost(path: Path, calibration: Calibration) -> XGBoostRanker:
     """Load an XGBoost JSON file whose hash was verified."""
     import xgboost
 
-    return XGBoostRanker(xgboost.Booster({"nthread": 1}, model_file=str(path)), calibration)
+    return XGBoostRanker(xgboost.Booster({"nthread": 1}, model_file=str(path)), calibration, xgboost.DMatrix)
 
 
-_LOADERS: dict[str, Callable[[Path, Calibration], Ranker]] = {
+_LOADERS: dict[str, Callable[[Path, Calibration], TreeRanker]] = {
     "catboost": load_catboost,
     "lightgbm": load_lightgbm,
     "xgboost": load_xgboost,

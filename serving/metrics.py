@@ -11,7 +11,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCY_S = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
 _STAGE_S = (0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1)
 #: Parts of a recommendation request.
-STAGES = ("user_read", "retrieve", "pair_read", "rank", "encode")
+STAGES = ("user_read", "retrieve", "pair_read", "rank", "explain", "encode")
 
 
 class Metrics:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,10 +15,12 @@ from feature_repo.events import Repeats
 from feature_repo.rows import Rows, UserRows, null_rows
 from feature_repo.services import service_hash
 from feature_repo.views import USER_ITEM
-from serving.answers import ARM, Level, Reason, Recommendations, new_request_id
+from serving.answers import ARM, ExplainedItem, Level, Reason, Recommendations, new_request_id
+from serving.cascade.explanation import explain_unscored
 from serving.cascade.items import ItemTable
 from serving.cascade.recommender import Draft, RankedItem, Slate
 from serving.cascade.rerank import DiversityKind
+from serving.explainer import Explainer
 from serving.feature_reads import FeatureReads
 from serving.impression_log import ImpressionLog
 from serving.impressions import NOT_READ, Impressions, Seen, keeps_all_candidates
@@ -39,6 +41,7 @@ class Wish:
     repeats: Repeats | None = None
     request_id: str | None = None
     diversity: DiversityKind | None = None
+    explain: bool = False
 
 
 @dataclass(slots=True)
@@ -51,6 +54,7 @@ class _Served:
     user: UserRows
     user_read: bool = True
     seen: Seen | None = None
+    slate: Slate | None = None
 
 
 class RecommendationService:
@@ -61,6 +65,7 @@ class RecommendationService:
         state: ServingState,
         reads: FeatureReads,
         impressions: ImpressionLog,
+        explainer: Explainer,
         metrics: Metrics,
         now_us: Callable[[], int],
         *,
@@ -69,6 +74,7 @@ class RecommendationService:
         self._state = state
         self._reads = reads
         self._impressions = impressions
+        self._explainer = explainer
         self._metrics = metrics
         self._now_us = now_us
         self._all_candidates_share = all_candidates_share
@@ -90,6 +96,7 @@ class RecommendationService:
             served = await self._by_model(wish, request_id, release, table, now_us)
         else:
             served = self._without_model(wish, release, table)
+        items = await self._explained(served, release) if wish.explain else served.items
         used = release if served.level != "popularity" else None
         answer = Recommendations(
             request_id=request_id,
@@ -101,7 +108,7 @@ class RecommendationService:
             reasons=served.reasons,
             feature_age_s=feature_age_s,
             item_table_age_s=self._state.item_table_age_s,
-            items=served.items,
+            items=items,
         )
         self._record(answer, served, wish.k, now_us)
         return answer
@@ -158,7 +165,37 @@ class RecommendationService:
             self._metrics.candidates.labels(name).inc(int(count))
         keep_all = keeps_all_candidates(request_id, self._all_candidates_share)
         seen = _seen(recommender.service, draft, pairs, slate, pairs_read=pairs_read, keep_all=keep_all)
-        return _Served(level, slate.items, reasons, user, known, seen)
+        return _Served(level, slate.items, reasons, user, known, seen, slate)
+
+    async def _explained(self, served: _Served, release: Release | None) -> Sequence[RankedItem]:
+        """Explain a list; as it is, with a reason, where that cannot be done now."""
+        if release is None or served.slate is None:
+            explanations = [explain_unscored(item.source) for item in served.items]
+        else:
+            start = time.perf_counter()
+            try:
+                found = await self._explainer.explain(release.bundle.recommender, served.slate)
+            except Exception:  # the list is good without it
+                _LOG.exception("bundle %s failed to explain a list", release.bundle.bundle_id)
+                self._metrics.model_failures.inc()
+                found = None
+            self._metrics.stage["explain"].observe(time.perf_counter() - start)
+            if found is None:
+                served.reasons.append("explanation_unavailable")
+                return served.items
+            explanations = found
+        return [
+            ExplainedItem(
+                item.item_id,
+                item.rank,
+                item.score,
+                item.source,
+                item.slot,
+                summary=why.summary,
+                explanation=why.contributions,
+            )
+            for item, why in zip(served.items, explanations, strict=True)
+        ]
 
     def _without_model(self, wish: Wish, release: Release | None, table: ItemTable | None) -> _Served:
         """Popular items: of the table, else of the bundle's file."""
@@ -172,7 +209,7 @@ class RecommendationService:
         raise UnavailableError("neither a model bundle nor the item table has been loaded yet; try again in a moment")
 
     def _record(self, answer: Recommendations, served: _Served, k: int, now_us: int) -> None:
-        for item in answer.items:
+        for item in served.items:
             self._metrics.served_items.labels(item.source).inc()
         self._impressions.append(
             Impressions(
@@ -184,7 +221,7 @@ class RecommendationService:
                 model_version=answer.model_version,
                 level=answer.level,
                 k=k,
-                items=answer.items,
+                items=served.items,
                 user_seq=_user_seq(served),
                 recent_seq=served.user.recent.seq if served.user_read else NOT_READ,
                 feature_age_s=answer.feature_age_s,

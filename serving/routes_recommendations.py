@@ -29,9 +29,9 @@ def recommendation_routes(service: RecommendationService, metrics: Metrics) -> A
 
         Unknown users, empty histories, a `k` over the catalogue and missing features are answered, on a lower rung of
         the ladder where need be: `level` says which, `reasons` why. Send `request_id` and `rank` back with the events
-        the list causes.
+        the list causes. With `explain`, every item says which features raised or lowered its score most.
         """
-        wish = Wish(body.user_id, body.k, body.exclude, body.repeats, body.request_id, body.diversity)
+        wish = Wish(body.user_id, body.k, body.exclude, body.repeats, body.request_id, body.diversity, body.explain)
         recommended = await service.recommend(wish)
         start = time.perf_counter()
         response = answer(request, recommended)

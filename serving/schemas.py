@@ -59,6 +59,7 @@ class RecommendationRequest(_Body):
                 {"user_id": "u00042", "k": 10},
                 {"user_id": "u00042", "k": 5, "exclude": ["i00007"], "repeats": "drop", "request_id": "page-1"},
                 {"user_id": "u00042", "k": 10, "diversity": "category_cap"},
+                {"user_id": "u00042", "k": 3, "explain": True},
             ]
         }
     )
@@ -78,6 +79,11 @@ class RecommendationRequest(_Body):
             "model's policy says; `mmr`: each item as unlike those above as the policy weighs; null: the policy's kind."
         ),
     ] = None
+    explain: Annotated[
+        bool,
+        Field(description="Say of each item what moved its score most, in words too. Takes up to a second: to look "
+              "into lists, not to show them."),
+    ] = False  # fmt: skip
 
 
 class SimilarParameters(_Parameters):

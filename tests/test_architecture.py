@@ -43,8 +43,9 @@ ADAPTERS = {
     "serving/candidates/vector_index.py": {"faiss"},
     "training/classifiers.py": {"catboost", "lightgbm", "xgboost"},
     "training/comparison_tracking.py": {"mlflow"},
-    "training/fit_ranker.py": {"catboost"},
     "training/generators/als.py": {"implicit"},
+    "training/rankers/catboost_ranker.py": {"catboost"},
+    "training/rankers/lambdarank.py": {"lightgbm"},
     "training/tracking.py": {"mlflow"},
 }
 ADAPTERS_TOP = {

@@ -43,10 +43,10 @@ from training.candidate_rows import Sampling
 from training.classifier_metrics import Ordered
 from training.classifiers import CLASSIFIERS
 from training.compare_classifiers import CompareConfig, Comparison, Result, compare_classifiers, judged_rows
-from training.fit_ranker import RankerParams
 from training.npz import write_npz
 from training.offline_table import offline_item_table
 from training.purchase_rows import Draw, draw_pairs, join_features
+from training.rankers.catboost_ranker import CatBoostParams
 from training.save_purchase import read_purchase, save_purchase
 from training.split import WEEK_US, Log, Split, split_by_horizon
 from training.train import TrainConfig, train
@@ -272,7 +272,7 @@ def test_training_takes_the_purchase_model_along(shop: Settings, compared: Compa
         windows=1,
         candidates=30,
         line_up=small_line_up(factors=8, iterations=2),
-        ranker=RankerParams(iterations=10),
+        ranker=CatBoostParams(iterations=10),
         sampling=Sampling(10, 10),
     )
     carried = train(shop, quick, "hash", purchase=kept).bundle

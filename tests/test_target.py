@@ -22,7 +22,7 @@ from feature_repo.views import ITEM_STATS
 from larder.commands.evaluate import _usual
 from serving.cascade.items import CatalogEntry, build_item_table
 from tests.tiny_bundle import small_line_up
-from training.fit_ranker import RankerParams
+from training.rankers.catboost_ranker import CatBoostParams
 from training.train import TrainConfig, train
 
 
@@ -46,7 +46,7 @@ def test_where_nobody_takes_an_item_again_no_list_holds_what_was_taken(settings:
         repeats=report.repeats,
         windows=1,
         line_up=small_line_up(factors=8, iterations=3),
-        ranker=RankerParams(iterations=30),
+        ranker=CatBoostParams(iterations=30),
     )
     result = train(settings, config, "hash")
     cut = result.split.test.start_us

@@ -33,9 +33,9 @@ from larder.services.process import RunningService
 from serving.bundle import load_bundle
 from serving.plan import load_plan, plan_key
 from tests.tiny_bundle import small_line_up
-from training.fit_ranker import RankerParams
 from training.grading import Segment, grade
 from training.offline_table import offline_item_table
+from training.rankers.catboost_ranker import CatBoostParams
 from training.rec_files import project_events, read_recs, write_slates
 from training.split import Log
 from training.tracking import Registered, register_training
@@ -44,7 +44,7 @@ from training.train import TrainConfig, TrainResult, train
 SMALL = TrainConfig(
     windows=2,
     line_up=small_line_up(factors=16, iterations=5),
-    ranker=RankerParams(iterations=80),
+    ranker=CatBoostParams(iterations=80),
 )
 
 

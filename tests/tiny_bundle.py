@@ -229,7 +229,7 @@ def make_bundle(
     policy: Policy | None = None,
 ) -> str:
     """Fit a small ranker and write a bundle; other seeds give other bundles. Returns the bundle id."""
-    from catboost import CatBoost
+    from catboost import CatBoost, Pool
 
     generators = make_generators(shop, seed=seed)
     columns = feature_columns(SERVICE, generators)
@@ -244,8 +244,6 @@ def make_bundle(
             "allow_writing_files": False, "logging_level": "Silent",
         }
     )  # fmt: skip
-    from catboost import Pool
-
     model.fit(Pool(matrix, label, feature_names=list(columns)))
     raw = np.asarray(model.predict(matrix, prediction_type="RawFormulaVal", thread_count=1))
     knots = np.linspace(raw.min() - 1.0, raw.max() + 1.0, 20)
@@ -255,7 +253,7 @@ def make_bundle(
         name=name,
         service=SERVICE,
         generators=generators,
-        ranker=CatBoostRanker(model, calibration),
+        ranker=CatBoostRanker(model, calibration, Pool),
         policy=policy or Policy("keep", candidates, (candidates,) * len(generators)),
         table=shop.table(),
         golden=matrix[:16],

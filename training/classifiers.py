@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from serving.cascade.ranker import F32, F64, Calibration, CatBoostRanker, LightGBMRanker, XGBoostRanker
+from serving.cascade.ranker import F32, F64, CatBoostRanker, LightGBMRanker, XGBoostRanker
 from training.candidate_rows import RankerRows
-
-#: Takes the place of the calibration until there is one.
-UNCALIBRATED = Calibration(np.array([0.0]), np.array([0.0]))
+from training.rankers.contract import UNCALIBRATED
 
 
 class Scorer(Protocol):
@@ -83,7 +80,7 @@ def _catboost(rows: RankerRows, names: tuple[str, ...], seed: int, threads: int,
             "learning_rate": 0.08,
             "depth": 6,
             "l2_leaf_reg": 5.0,
-            "leaf_estimation_iterations": 1,  # as in fit_ranker
+            "leaf_estimation_iterations": 1,  # as in rankers/catboost_ranker.py
             "random_seed": seed,
             "thread_count": threads,
             "allow_writing_files": False,
@@ -91,7 +88,7 @@ def _catboost(rows: RankerRows, names: tuple[str, ...], seed: int, threads: int,
         }
     )
     model.fit(Pool(rows.matrix, rows.label, weight=rows.weight, feature_names=list(names)))
-    return CatBoostRanker(model, UNCALIBRATED)
+    return CatBoostRanker(model, UNCALIBRATED, Pool)
 
 
 def _lightgbm(rows: RankerRows, names: tuple[str, ...], seed: int, threads: int, effort: float) -> Scorer:
@@ -135,7 +132,7 @@ def _xgboost(rows: RankerRows, names: tuple[str, ...], seed: int, threads: int, 
     )
     model = xgboost.train(params, data, num_boost_round=_trees(120, effort))
     model.set_param({"nthread": 1})  # from here on it scores requests
-    return XGBoostRanker(model, UNCALIBRATED)
+    return XGBoostRanker(model, UNCALIBRATED, xgboost.DMatrix)
 
 
 def _gradient_boosting(rows: RankerRows, names: tuple[str, ...], seed: int, threads: int, effort: float) -> Scorer:
@@ -236,12 +233,3 @@ CLASSIFIERS = (
     Classifier("LogisticRegression", _logistic_regression),
     Classifier("SVM", _svm),
 )
-
-
-def save_model(model: Scorer, path: Path) -> None:
-    """Write a servable model in the format its class is loaded from; equal models give equal bytes."""
-    booster: Any = getattr(model, "model")  # noqa: B009 - not part of the contract
-    if isinstance(model, CatBoostRanker):
-        for key in ("train_finish_time", "model_guid"):  # CatBoost stamps time and chance into the file
-            booster.get_metadata()[key] = ""
-    booster.save_model(str(path))

@@ -16,9 +16,10 @@ from serving.bundle import write_manifest
 from serving.candidates.contract import F32, CandidateGenerator
 from serving.cascade.features import retrieval_columns
 from serving.cascade.items import ItemTable
-from serving.cascade.ranker import CatBoostRanker
+from serving.cascade.ranker import RANKER_FILES, TreeRanker
 from serving.cascade.recommender import Policy
 from training.line_up import save_generators
+from training.model_file import save_model
 from training.npz import write_npz
 from training.save_purchase import add_purchase
 
@@ -38,7 +39,7 @@ def save_bundle(
     name: str,
     service: str,
     generators: tuple[CandidateGenerator, ...],
-    ranker: CatBoostRanker,
+    ranker: TreeRanker,
     policy: Policy,
     table: ItemTable,
     golden: F32,
@@ -69,9 +70,7 @@ def save_bundle(
         directory = Path(work) / "bundle"
         directory.mkdir()
         entries = save_generators(generators, directory)
-        for key in ("train_finish_time", "model_guid"):  # CatBoost stamps time and chance into the file
-            ranker.model.get_metadata()[key] = ""
-        ranker.model.save_model(str(directory / "ranker.cbm"), format="cbm")
+        save_model(ranker, directory / RANKER_FILES[ranker.kind])
         calibration = ranker.calibration
         write_npz(directory / "calibration.npz", score=calibration.score, probability=calibration.probability)
         write_npz(directory / "golden.npz", matrix=golden, score=ranker.score(golden))
@@ -90,6 +89,7 @@ def save_bundle(
                 "feature_service_hash": service_hash(service),
                 "features": list(feature_columns(service, generators)),
                 "generators": entries,
+                "ranker": {"kind": ranker.kind},
                 "policy": {
                     "repeats": policy.repeats,
                     "candidates": policy.candidates,

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from feature_repo.services import feature_list, service_hash
 from feature_repo.settings import Settings
 from serving.bundle import describe_files, load_purchase
 from serving.cascade.purchase import CALIBRATION_FILE, GOLDEN_FILE, MODEL_FILES
-from training.classifiers import save_model
+from serving.cascade.ranker import TreeRanker
+from training.model_file import save_model
 from training.npz import write_npz
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def save_purchase(settings: Settings, comparison: Comparison, data_hash: str) ->
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".purchase-") as work:
         directory = Path(work) / "purchase"
         directory.mkdir()
-        save_model(winner.model, directory / MODEL_FILES[kind])
+        # Only what may be served wins, and that is trees.
+        save_model(cast(TreeRanker, winner.model), directory / MODEL_FILES[kind])
         write_npz(directory / CALIBRATION_FILE, score=knots.score, probability=knots.probability)
         write_npz(directory / GOLDEN_FILE, matrix=golden, score=np.asarray(winner.model.score(golden)))
         spec: dict[str, Any] = {

@@ -25,10 +25,12 @@ from serving.cascade.rerank import Diversity, NewItems
 from training.candidate_rows import RankerRows, Sampling, candidate_rows
 from training.evaluate import Evaluation
 from training.evaluate_bundle import evaluate_bundle
-from training.fit_ranker import FittedRanker, RankerParams, fit_ranker
+from training.fit_ranker import FittedRanker, fit_ranker
 from training.generators.contract import Past
 from training.line_up import LineUp, default_line_up, fit_line_up
 from training.offline_table import offline_item_table
+from training.rankers.catboost_ranker import CatBoostParams
+from training.rankers.contract import RankerParams
 from training.save_bundle import feature_columns, save_bundle
 from training.save_purchase import read_purchase
 from training.split import Log, Split, Window, split_by_time
@@ -50,7 +52,7 @@ class TrainConfig:
     stride: float = 1.0
     candidates: int = 500
     line_up: LineUp = field(default_factory=default_line_up)
-    ranker: RankerParams = field(default_factory=RankerParams)
+    ranker: RankerParams = field(default_factory=CatBoostParams)
     sampling: Sampling = field(default_factory=Sampling)
     diversity: Diversity = field(default_factory=Diversity)
     new_items: NewItems = field(default_factory=NewItems)

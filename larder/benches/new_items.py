@@ -24,10 +24,10 @@ from serving.candidates.contract import F32, I32, DenseQuery
 from serving.cascade.items import ItemTable
 from serving.cascade.recommender import RankedItem, Recommender
 from serving.cascade.rerank import NewItems, is_new
-from training.fit_ranker import RankerParams
 from training.generators.als import Als
 from training.line_up import default_line_up
 from training.metrics import bootstrap_mean
+from training.rankers.catboost_ranker import CatBoostParams
 from training.train import TrainConfig, train
 
 F64 = npt.NDArray[np.float64]
@@ -53,7 +53,7 @@ _CONFIG = TrainConfig(
     windows=2,
     test_share=0.05,
     line_up=tuple(replace(one, factors=16, iterations=5) if isinstance(one, Als) else one for one in default_line_up()),
-    ranker=RankerParams(iterations=120),
+    ranker=CatBoostParams(iterations=120),
 )
 
 

@@ -11,10 +11,11 @@ from feature_repo.rows import Rows, UserRows
 from serving.candidates.contract import F32, I32
 from serving.cascade.features import feature_matrix
 from serving.cascade.items import ItemTable
+from serving.cascade.ranker import MODEL_SUFFIXES
 from serving.cascade.recommender import F64, Ranker
 
-#: Kind of model to its file in a bundle: the formats that may be served.
-MODEL_FILES: Final = {"catboost": "purchase.cbm", "lightgbm": "purchase.txt", "xgboost": "purchase.json"}
+#: Kind of model to its file in a bundle.
+MODEL_FILES: Final = {kind: f"purchase{suffix}" for kind, suffix in MODEL_SUFFIXES.items()}
 CALIBRATION_FILE: Final = "purchase_calibration.npz"
 GOLDEN_FILE: Final = "purchase_golden.npz"
 

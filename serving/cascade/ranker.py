@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,11 @@ from feature_repo.errors import BadInputError
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+
+#: Kind of model to the suffix of its file: the formats that may be served.
+MODEL_SUFFIXES: Final = {"catboost": ".cbm", "lightgbm": ".txt", "xgboost": ".json"}
+#: Kind of model to the file of a bundle's ranker.
+RANKER_FILES: Final = {kind: f"ranker{suffix}" for kind, suffix in MODEL_SUFFIXES.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +46,8 @@ class TreeRanker(ABC):
     One thread: a request must not take the second core from its neighbours, and scores stay reproducible.
     """
 
+    kind: ClassVar[str]  #: key of `MODEL_SUFFIXES`
+
     model: Any
     calibration: Calibration
 
@@ -53,13 +61,34 @@ class TreeRanker(ABC):
         """
         if not len(matrix):
             return np.empty(0)
-        if matrix.shape[1] != self._width():
-            raise BadInputError(f"the model takes {self._width()} features, the matrix has {matrix.shape[1]}")
+        self._require_width(matrix)
         return np.asarray(self._raw(matrix), np.float64)
 
     def probability(self, scores: F64) -> F64:
         """Calibrate raw scores."""
         return self.calibration(scores)
+
+    def contributions(self, matrix: F32) -> F64:
+        """Return what each feature adds to the raw score: SHAP values (Lundberg 2020, path-dependent).
+
+        Returns
+        -------
+        ndarray
+            Shape (n, f + 1), in units of the raw score; the last column is the model's mean. Rows sum to `score`.
+
+        Raises
+        ------
+        BadInputError
+            If the matrix has another number of features than the model.
+        """
+        self._require_width(matrix)
+        if not len(matrix):
+            return np.empty((0, matrix.shape[1] + 1))
+        return np.asarray(self._shap(matrix), np.float64)
+
+    def _require_width(self, matrix: F32) -> None:
+        if matrix.shape[1] != self._width():
+            raise BadInputError(f"the model takes {self._width()} features, the matrix has {matrix.shape[1]}")
 
     @abstractmethod
     def _width(self) -> int:
@@ -69,9 +98,18 @@ class TreeRanker(ABC):
     def _raw(self, matrix: F32) -> Any:
         """Return raw scores (log odds, or what the model was ranked by), shape (n,)."""
 
+    @abstractmethod
+    def _shap(self, matrix: F32) -> Any:
+        """Return SHAP values of the raw scores and, last, their mean, shape (n, f + 1)."""
 
+
+@dataclass(frozen=True, eq=False)
 class CatBoostRanker(TreeRanker):
-    """A CatBoost model (`.cbm`)."""
+    """A CatBoost model (`.cbm`); `pool` is the library's own table, `catboost.Pool`."""
+
+    kind = "catboost"
+
+    pool: Callable[[F32], Any]
 
     def _width(self) -> int:
         return len(self.model.feature_names_)
@@ -79,9 +117,14 @@ class CatBoostRanker(TreeRanker):
     def _raw(self, matrix: F32) -> Any:
         return self.model.predict(matrix, prediction_type="RawFormulaVal", thread_count=1)
 
+    def _shap(self, matrix: F32) -> Any:
+        return self.model.get_feature_importance(self.pool(matrix), type="ShapValues", thread_count=1)
+
 
 class LightGBMRanker(TreeRanker):
     """A `lightgbm.Booster`."""
+
+    kind = "lightgbm"
 
     def _width(self) -> int:
         return int(self.model.num_feature())
@@ -89,12 +132,24 @@ class LightGBMRanker(TreeRanker):
     def _raw(self, matrix: F32) -> Any:
         return self.model.predict(matrix, raw_score=True, num_threads=1)
 
+    def _shap(self, matrix: F32) -> Any:
+        return self.model.predict(matrix, pred_contrib=True, num_threads=1)
 
+
+@dataclass(frozen=True, eq=False)
 class XGBoostRanker(TreeRanker):
-    """An `xgboost.Booster` with `nthread` 1."""
+    """An `xgboost.Booster` with `nthread` 1; `table` is the library's own, `xgboost.DMatrix`."""
+
+    kind = "xgboost"
+
+    table: Callable[..., Any]
 
     def _width(self) -> int:
         return int(self.model.num_features())
 
     def _raw(self, matrix: F32) -> Any:
         return self.model.inplace_predict(matrix, predict_type="margin")
+
+    def _shap(self, matrix: F32) -> Any:
+        table = self.table(matrix, feature_names=self.model.feature_names, nthread=1)
+        return self.model.predict(table, pred_contribs=True)

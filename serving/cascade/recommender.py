@@ -16,8 +16,10 @@ import numpy.typing as npt
 
 from feature_repo.events import Repeats
 from feature_repo.rows import FeatureReader, Rows, UserRows
+from feature_repo.services import feature_list
 from serving.candidates.contract import F32, I32, CandidateGenerator, ItemSimilarity
-from serving.cascade.features import Candidates, ask, feature_matrix
+from serving.cascade.explanation import Explanation, explain_below, explain_row, explain_unscored
+from serving.cascade.features import Candidates, ask, feature_matrix, retrieval_columns
 from serving.cascade.items import ItemTable
 from serving.cascade.rerank import Diversity, DiversityKind, NewItems, diversify, is_new, keep_new_slot
 
@@ -36,6 +38,10 @@ class Ranker(Protocol):
 
     def probability(self, scores: F64) -> F64:
         """Turn scores into calibrated probabilities, shape (n,)."""
+        ...
+
+    def contributions(self, matrix: F32) -> F64:
+        """Return what each feature adds to the score and, last, the mean score, shape (n, f + 1); rows sum to it."""
         ...
 
 
@@ -202,6 +208,28 @@ class Recommender:
     def _similarity(self) -> ItemSimilarity | None:
         """The first generator that knows how similar items are."""
         return next((g for g in self.generators if isinstance(g, ItemSimilarity)), None)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the ranker's columns: the service's features, then each generator's score and rank."""
+        return (*feature_list(self.service), *retrieval_columns([g.name for g in self.generators]))
+
+    def explain(self, slate: Slate, limit: int) -> list[Explanation]:
+        """Say of each item of a list why it has its score.
+
+        Takes much longer than ranking: up to a second for hundreds of items.
+
+        Parameters
+        ----------
+        limit
+            How many items are explained; those further down get a sentence that says so.
+        """
+        rows = slate.matrix[slate.ranked[:limit]]
+        shap = self.ranker.contributions(rows) if len(rows) else np.empty((0, 1))
+        columns = self.columns
+        out = [explain_row(columns, row, one) for row, one in zip(rows, shap, strict=True)]
+        out += [explain_below(limit)] * (len(slate.ranked) - len(out))
+        return out + [explain_unscored(item.source) for item in slate.items[len(out) :]]
 
     def matrix(self, user: UserRows, table: ItemTable, items: I32, pairs: Rows, retrieval: F32, now_us: int) -> F32:
         """Assemble the ranker's input in the order it was trained on."""
