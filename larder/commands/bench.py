@@ -23,6 +23,7 @@ BENCHES = {
     "heavy_entity": "batches in a shop with a user and an item of 200,000 events, beside a shop without them",
     "feature_writes": "rows written per second, and their memory: Feast's stock path, our engine, the bulk writer",
     "skew": "the replay skew check: 10,000 requests against a log of 1 M events",
+    "ranker_latency": "ranking 300 items and explaining 20 by one thread: CatBoost beside LightGBM LambdaRank",
     "quality": "the two-stage model against the baselines on Online Retail, final cut, times as published",
 }
 

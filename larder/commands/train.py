@@ -28,6 +28,13 @@ def train(
         ),
     ] = None,
     windows: Annotated[int, typer.Option(min=1, max=20, help="Rolling windows the ranker learns from.")] = 4,
+    ranker: Annotated[
+        str,
+        typer.Option(
+            help="catboost (log loss), yetirank (CatBoost comparing items of one list) or lambdarank (LightGBM, kept "
+            "small)."
+        ),
+    ] = "catboost",
     purchase_score: Annotated[
         bool,
         typer.Option("--purchase-score", help="The bundle carries the winner of `larder compare classifiers`."),
@@ -51,6 +58,7 @@ def train(
       larder --project simulator train --windows 6
       larder train --dataset simulator --no-register --slates slates
       larder train --dataset simulator --purchase-score
+      larder train --dataset simulator --ranker lambdarank
     """
     from feature_repo.backfill import backfill
     from feature_repo.event_log import read_report
@@ -58,18 +66,20 @@ def train(
     from larder.services.stack import Stack
     from larder.story.data import ensure_data
     from larder.story.steps import PhaseProgress
+    from training.rankers.registry import ranker_params
     from training.save_purchase import purchase_dir
     from training.train import TrainConfig
     from training.train import train as run
 
     settings = settings_of(ctx, dataset)
+    params = ranker_params(ranker)  # a wrong name is said before the work, not after
     data_hash = ensure_data(settings, dataset or settings.project)
     data = read_report(settings)
     with progress("backfill"):
         backfill(settings)
     with Stack(settings, redis=False, mlflow=register) as stack:
         with PhaseProgress() as report:
-            config = TrainConfig(target=data.target, repeats=data.repeats, windows=windows)
+            config = TrainConfig(target=data.target, repeats=data.repeats, windows=windows, ranker=params)
             purchase = purchase_dir(settings) if purchase_score else None
             result = run(stack.settings, config, data_hash, report, purchase=purchase)
         print_result(result)
