@@ -43,6 +43,13 @@ def train(
     new_item_slot: Annotated[
         bool, typer.Option("--new-item-slot", help="Keep one place of a list of eight or more for a new item.")
     ] = False,
+    ranker: Annotated[
+        str,
+        typer.Option(
+            help="catboost (log loss), yetirank (CatBoost comparing items of one list) or lambdarank (LightGBM, kept "
+            "small)."
+        ),
+    ] = "catboost",
     purchase_score: Annotated[
         bool,
         typer.Option("--purchase-score", help="The bundle carries the winner of `larder compare classifiers`."),
@@ -67,6 +74,7 @@ def train(
       larder train --dataset simulator --no-register --slates slates
       larder train --dataset simulator --purchase-score
       larder train --dataset simulator --diversity category_cap --new-item-slot
+      larder train --dataset simulator --ranker lambdarank
     """
     from feature_repo.backfill import backfill
     from feature_repo.event_log import read_report
@@ -75,11 +83,13 @@ def train(
     from larder.story.data import ensure_data
     from larder.story.steps import PhaseProgress
     from serving.cascade.rerank import Diversity, NewItems
+    from training.rankers.registry import ranker_params
     from training.save_purchase import purchase_dir
     from training.train import TrainConfig
     from training.train import train as run
 
     settings = settings_of(ctx, dataset)
+    params = ranker_params(ranker)  # a wrong name is said before the work, not after
     data_hash = ensure_data(settings, dataset or settings.project)
     data = read_report(settings)
     with progress("backfill"):
@@ -90,6 +100,7 @@ def train(
                 target=data.target,
                 repeats=data.repeats,
                 windows=windows,
+                ranker=params,
                 diversity=Diversity(diversity.value),
                 new_items=NewItems(slots=int(new_item_slot)),
             )
