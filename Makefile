@@ -16,7 +16,7 @@ STAMP := $(VENV)/.larder-setup
 OPENMP ?= libgomp.so.1
 HAS_OPENMP = $(BIN)/python -c 'import ctypes; ctypes.CDLL("$(OPENMP)")' 2>/dev/null
 
-.PHONY: help setup demo test test-faults lint bench bench-features docs lock clean
+.PHONY: help setup demo test test-faults lint bench bench-features bench-quality docs lock clean
 
 help: ## Show this list
 	@echo "Larder. Usage: make TARGET [DATASET=name] [ARGS=\"options\"]"
@@ -70,6 +70,9 @@ bench: setup ## Exact figures, written to .larder/results
 
 bench-features: setup ## Speed and size of the feature store, as ratios to Feast's stock path (about 20 min)
 	$(BIN)/larder bench feature_reads feature_writes offline_joins backfill ingest item_table heavy_entity skew
+
+bench-quality: setup ## Every model x data set x metric with intervals, in one table and in MLflow (half an hour)
+	$(BIN)/larder bench quality
 
 docs: setup ## Write the generated pages: docs/features.md, docs/settings.md
 	$(BIN)/larder features describe --write docs/features.md

@@ -22,10 +22,12 @@ from feature_repo.settings import Settings
 from serving.cascade.features import retrieval_columns
 from tests.test_cli import larder
 from tests.tiny_bundle import small_line_up
+from training.baselines import baselines
 from training.candidate_frame import candidate_frame
 from training.candidate_rows import candidate_rows
 from training.generators.contract import Past
 from training.line_up import fit_line_up
+from training.metrics import per_user
 from training.offline_table import offline_item_table
 from training.split import Window
 from training.train import TrainConfig, read_log
@@ -157,3 +159,20 @@ def test_the_command_writes_the_frame_once(settings: Settings, frame: pd.DataFra
     assert again.returncode != 0
     assert "--overwrite" in again.stderr
     assert "time with its zone" in larder(*command, "--cut", "soon", "--out", str(tmp_path / "no.parquet")).stderr
+
+
+def test_a_leak_would_be_seen(settings: Settings) -> None:
+    """The canary: features that know the label window raise the metric at once, so a leak could not hide in it."""
+    cut = round(CUT.timestamp() * 1e6)
+    end = cut + LENGTH // timedelta(microseconds=1)
+    targets = read_log(settings).targets(Window(cut, end), "purchase")
+    before = AsOfReader(settings, cut)
+    known = {user: wanted for user, wanted in targets.items() if before.user(user, cut).known}
+    reached = {}
+    for name, as_of in (("honest", cut), ("leaking", end)):
+        reader = AsOfReader(settings, as_of)
+        table = offline_item_table(reader, as_of)
+        model = baselines(())["own_history"]
+        slates = {user: model(reader.user(user, as_of), table, as_of)[:10] for user in known}
+        reached[name] = per_user(slates, known)["ndcg@10"].mean()
+    assert reached["leaking"] > reached["honest"] + 0.2

@@ -25,6 +25,17 @@ def test_windows_do_not_overlap_and_end_before_the_test(windows: int, share: flo
     assert split.test.end_us > time.max()
 
 
+def test_an_earlier_cut_is_judged_on_a_window_and_learns_from_those_before() -> None:
+    time = np.random.default_rng(1).integers(0, 300 * DAY_US, 2000)
+    split = split_by_time(time, test_share=0.1, windows=4)
+    earlier = split.earlier(2)
+    assert earlier.test == split.rolling[2]
+    assert earlier.rolling == split.rolling[:2]
+    assert split.earlier(0) == split
+    with pytest.raises(BadInputError, match="do not reach 4 back"):
+        split.earlier(4)
+
+
 def test_too_little_is_said() -> None:
     """Few events, or no time before the test, is an error that says so."""
     with pytest.raises(BadInputError, match="at least 100"):

@@ -36,6 +36,20 @@ class Split:
     rolling: tuple[Window, ...]
     test: Window
 
+    def earlier(self, windows: int) -> Split:
+        """Return the split whose test is that many rolling windows before this one's, and whose later ones are unseen.
+
+        Raises
+        ------
+        BadInputError
+            If no window to learn from is left before it.
+        """
+        if windows >= len(self.rolling):
+            raise BadInputError(
+                f"{len(self.rolling)} rolling windows do not reach {windows} back with one to learn from"
+            )
+        return self if not windows else Split(self.rolling[:-windows], self.rolling[-windows])
+
 
 @dataclass(frozen=True)
 class Log:

@@ -50,6 +50,8 @@ class TrainConfig:
     test_share: float = 0.1
     windows: int = 8
     stride: float = 1.0
+    #: Train and judge as of so many windows before the last: rolling cuts, to tune on or to report.
+    cuts_back: int = 0
     candidates: int = 500
     line_up: LineUp = field(default_factory=default_line_up)
     ranker: RankerParams = field(default_factory=CatBoostParams)
@@ -136,7 +138,9 @@ def train(
     watch = Stopwatch()
     with watch.phase("read events"):
         log = read_log(settings)
-        split = split_by_time(log.time_us, test_share=config.test_share, windows=config.windows, stride=config.stride)
+        split = split_by_time(
+            log.time_us, test_share=config.test_share, windows=config.windows + config.cuts_back, stride=config.stride
+        ).earlier(config.cuts_back)
     if purchase is not None:
         read_purchase(purchase, split.test.start_us)  # what cannot be taken along is said before the work, not after
     windows: list[RankerRows] = []

@@ -24,6 +24,11 @@ _GENERATORS: Final = {
     "category": "popularity in the user's categories",
     "als": "what users alike took (ALS)",
     "similar": "similarity to the user's items",
+    "history_30d": "the user's history of the last weeks",
+    "popular_30d": "popularity over the last month",
+    "als_60d": "what users alike took of late (ALS)",
+    "ease": "what goes with the user's items (EASE)",
+    "next": "what people take after the user's items",
 }
 _NOT_SCORED: Final = {
     "popular": "No model scored it: it is popular with everybody, and fills the list.",
