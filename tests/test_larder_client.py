@@ -206,7 +206,7 @@ async def test_no_answer_is_an_error_of_its_own(api: Api) -> None:
         assert await client.live() is False
 
 
-ITEMS = [RankedItem("i", 1, 0.5, "als")]
+ITEMS = [RankedItem("i", 1, 0.5, "als", "new")]
 EVENTS = [server_answers.EventResult(None, "rejected", None, "bad_time: x")]
 
 

@@ -54,7 +54,8 @@ def test_stopping_writes_everything_that_was_queued(tmp_path: Path) -> None:
     assert lines_of(tmp_path)[0] == {
         "request_id": "r0", "time_us": NOW_US, "user_id": "u", "assigned_arm": "stable", "served_bundle": "b",
         "model_version": "1", "level": "full", "k": 20,
-        "items": [{"item_id": "i1", "rank": 1, "score": 0.5, "source": "history"}], "user_seq": 1, "recent_seq": 2,
+        "items": [{"item_id": "i1", "rank": 1, "score": 0.5, "source": "history", "slot": None}], "user_seq": 1,
+        "recent_seq": 2,
         "feature_age_s": 0.1, "reasons": [], "seen": None,
     }  # fmt: skip
 
