@@ -59,6 +59,15 @@ def test_a_bundle_is_named_by_its_content(sealed: Path, shop: Shop, tmp_path: Pa
     assert make_bundle(tmp_path, shop, seed=4) != sealed.name
 
 
+def test_a_bundle_may_hold_another_kind_of_ranker(shop: Shop, tmp_path: Path) -> None:
+    bundle_id = make_bundle(tmp_path, shop, kind="lightgbm")
+    loaded = load_bundle(tmp_path / bundle_id)
+    assert loaded.manifest["ranker"] == {"kind": "lightgbm"}
+    assert {"ranker.txt"} == {name for name in loaded.manifest["files"] if name.startswith("ranker.")}
+    assert make_bundle(tmp_path / "again", shop, kind="lightgbm") == bundle_id
+    assert len(answers(loaded, shop)[0]) == 20
+
+
 def test_loading_twice_answers_the_same(sealed: Path, shop: Shop) -> None:
     assert answers(load_bundle(sealed), shop) == answers(load_bundle(sealed), shop)
 

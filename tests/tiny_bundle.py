@@ -33,10 +33,11 @@ from serving.candidates.item_to_item import ItemToItem
 from serving.candidates.popularity import CategoryPopularity, Popularity
 from serving.candidates.vocabulary import Vocabulary
 from serving.cascade.items import CatalogEntry, ItemTable, build_item_table
-from serving.cascade.ranker import Calibration, CatBoostRanker
+from serving.cascade.ranker import Calibration, CatBoostRanker, LightGBMRanker, TreeRanker
 from serving.cascade.recommender import Policy
 from training.generators.als import Als
 from training.line_up import LineUp, default_line_up
+from training.rankers.contract import UNCALIBRATED
 from training.save_bundle import feature_columns, save_bundle
 
 SERVICE = "ranking_v1"
@@ -227,10 +228,9 @@ def make_bundle(
     candidates: int = 30,
     purchase: Path | None = None,
     policy: Policy | None = None,
+    kind: str = "catboost",
 ) -> str:
     """Fit a small ranker and write a bundle; other seeds give other bundles. Returns the bundle id."""
-    from catboost import CatBoost, Pool
-
     generators = make_generators(shop, seed=seed)
     columns = feature_columns(SERVICE, generators)
     rng = np.random.default_rng(seed)
@@ -238,14 +238,8 @@ def make_bundle(
     matrix[rng.random(matrix.shape) < 0.2] = np.nan
     wanted = [columns.index(c) for c in ("f_pair_views", "r_similar_score", "f_item_purchases_30d")]
     label = (np.nan_to_num(matrix[:, wanted]).sum(axis=1) + rng.normal(0, 1, 400) > 3.0).astype(float)
-    model = CatBoost(
-        {
-            "loss_function": "Logloss", "iterations": trees, "depth": 6, "random_seed": seed, "thread_count": 1,
-            "allow_writing_files": False, "logging_level": "Silent",
-        }
-    )  # fmt: skip
-    model.fit(Pool(matrix, label, feature_names=list(columns)))
-    raw = np.asarray(model.predict(matrix, prediction_type="RawFormulaVal", thread_count=1))
+    ranker = _fit_catboost(matrix, label, columns, seed, trees) if kind == "catboost" else _fit_lightgbm(matrix, label)
+    raw = ranker.score(matrix)
     knots = np.linspace(raw.min() - 1.0, raw.max() + 1.0, 20)
     calibration = Calibration(knots, 1.0 / (1.0 + np.exp(-knots)))
     directory = save_bundle(
@@ -253,7 +247,7 @@ def make_bundle(
         name=name,
         service=SERVICE,
         generators=generators,
-        ranker=CatBoostRanker(model, calibration, Pool),
+        ranker=replace(ranker, calibration=calibration),
         policy=policy or Policy("keep", candidates, (candidates,) * len(generators)),
         table=shop.table(),
         golden=matrix[:16],
@@ -262,3 +256,23 @@ def make_bundle(
         purchase=purchase,
     )
     return directory.name
+
+
+def _fit_catboost(matrix: Any, label: Any, columns: tuple[str, ...], seed: int, trees: int) -> TreeRanker:
+    from catboost import CatBoost, Pool
+
+    model = CatBoost(
+        {
+            "loss_function": "Logloss", "iterations": trees, "depth": 6, "random_seed": seed, "thread_count": 1,
+            "allow_writing_files": False, "logging_level": "Silent",
+        }
+    )  # fmt: skip
+    model.fit(Pool(matrix, label, feature_names=list(columns)))
+    return CatBoostRanker(model, UNCALIBRATED, Pool)
+
+
+def _fit_lightgbm(matrix: Any, label: Any) -> TreeRanker:
+    import lightgbm
+
+    params = {"objective": "binary", "num_threads": 1, "deterministic": True, "force_row_wise": True, "verbosity": -1}
+    return LightGBMRanker(lightgbm.train(params, lightgbm.Dataset(matrix, label), 10), UNCALIBRATED)

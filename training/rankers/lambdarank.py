@@ -33,7 +33,7 @@ class LambdaRankParams:
     min_rows: int = 50
     l2: float = 5.0
     feature_share: float = 0.7
-    weight_power: float = 0.0
+    weight_power: float = 1.0
     truncation: int = 30
     early_stopping: int = 20
 
