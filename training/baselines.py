@@ -64,7 +64,7 @@ def baselines(generators: tuple[CandidateGenerator, ...]) -> dict[str, FilledGen
         "own_history": FilledGenerator(PLAIN_HISTORY, month),
     }
     for generator in generators:
-        if isinstance(generator, OwnHistory):
+        if isinstance(generator, OwnHistory) and "history_x_popularity" not in found:  # the first: the longest memory
             found["history_x_popularity"] = FilledGenerator(generator, month)
         elif not isinstance(generator, Popularity | CategoryPopularity):
             found[generator.name] = FilledGenerator(generator, month)
