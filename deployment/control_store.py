@@ -46,9 +46,10 @@ class Move:
 class ControlStore:
     """Plan and ledger of one project."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, key: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
+        self._key = key
         with self._transaction() as connection:
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
@@ -57,7 +58,7 @@ class ControlStore:
         """Return the plan in force; None before the first promotion."""
         with closing(self._connect()) as connection:
             row = connection.execute("SELECT body FROM plan").fetchone()
-        return decode_plan(row[0].encode()) if row else None
+        return decode_plan(row[0].encode(), self._key) if row else None
 
     def commit(
         self,
@@ -84,7 +85,7 @@ class ControlStore:
         """
         with self._transaction() as connection:
             row = connection.execute("SELECT body FROM plan").fetchone()
-            old = decode_plan(row[0].encode()) if row else None
+            old = decode_plan(row[0].encode(), self._key) if row else None
             epoch = old.epoch if old else 0
             if epoch != expected_epoch:
                 raise ConflictError(
@@ -92,7 +93,9 @@ class ControlStore:
                     "look at `larder models history` and decide again"
                 )
             plan = Plan(epoch + 1, arm, now)
-            connection.execute("INSERT OR REPLACE INTO plan VALUES (1, ?, ?)", (plan.epoch, encode_plan(plan).decode()))
+            connection.execute(
+                "INSERT OR REPLACE INTO plan VALUES (1, ?, ?)", (plan.epoch, encode_plan(plan, self._key).decode())
+            )
             connection.execute(
                 "INSERT INTO ledger (epoch, at, who, action, why, bundle_id, model_version, previous_version, verdict) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",

@@ -17,6 +17,7 @@ from feature_repo.redis_scripts import connect
 from feature_repo.settings import Settings
 from serving.bundle import load_bundle
 from serving.plan import Arm, Plan, encode_plan, plan_key, save_plan
+from serving.signature import signing_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,8 @@ class ControlPlane:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.store = ControlStore(settings.platform_uri)
+        self._key = signing_key(settings)
+        self.store = ControlStore(settings.platform_uri, self._key)
         self.registry = Registry(settings)
 
     def promote(
@@ -85,11 +87,11 @@ class ControlPlane:
         plan = self.store.plan()
         if plan is None:
             return []
-        save_plan(plan, self._settings.plan_path)
+        save_plan(plan, self._settings.plan_path, self._key)
         failed = []
         try:
             connection = connect(self._settings, timeout_ms=2000)
-            connection.set(plan_key(self._settings.project), encode_plan(plan))
+            connection.set(plan_key(self._settings.project), encode_plan(plan, self._key))
         except redis.RedisError as error:
             failed.append(f"Redis ({error}); serving reads the plan from disk")
         try:

@@ -21,6 +21,7 @@ from serving.cascade.items import CatalogEntry, ItemTable, build_item_table
 from serving.metrics import Metrics
 from serving.plan import Plan, decode_plan, load_plan, plan_key, save_plan
 from serving.redis_client import BACKGROUND_TIMEOUT_S
+from serving.signature import signing_key
 from serving.state import Release, ServingState
 
 _LOG = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class ReleaseLoader:
         self._client = client
         self._state = state
         self._metrics = metrics
+        self._key = signing_key(settings)
         self._refused: set[tuple[int, str]] = set()
         self._failed: tuple[Plan, float] | None = None
 
@@ -66,7 +68,7 @@ class ReleaseLoader:
             async with asyncio.timeout(BACKGROUND_TIMEOUT_S):
                 data = await self._client.get(plan_key(self._settings.project))
             if data is not None:
-                plan = decode_plan(data)
+                plan = decode_plan(data, self._key)
                 self._state.problems.pop("plan", None)
                 return plan
         except (RedisError, OSError, TimeoutError):
@@ -74,7 +76,7 @@ class ReleaseLoader:
         except BadInputError as error:
             self._state.problems["plan"] = f"the plan in Redis was refused: {error}"
         try:
-            return await asyncio.to_thread(load_plan, self._settings.plan_path)
+            return await asyncio.to_thread(load_plan, self._settings.plan_path, self._key)
         except (BadInputError, OSError) as error:
             self._state.problems["plan"] = f"the plan on disk was refused: {error}"
             return None
@@ -125,12 +127,12 @@ class ReleaseLoader:
         """Write the plan to disk, for a start without Redis."""
         path = self._settings.plan_path
         try:
-            known = load_plan(path)
+            known = load_plan(path, self._key)
         except BadInputError:
             known = None
         try:
             if known is None or known.epoch < plan.epoch:
-                save_plan(plan, path)
+                save_plan(plan, path, self._key)
         except OSError as error:
             _LOG.warning("the plan could not be written to %s: %s", path, error)
 

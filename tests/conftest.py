@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from larder.services.redis_server import redis_service
 
 import_feast()  # before any test module imports feast its own way
 pytest.register_assert_rewrite("tests.generator_contract")  # its asserts shall say what they saw
+#: Of this run only; processes that tests start inherit it.
+os.environ.setdefault("LARDER_SIGNING_KEY", "the tests' own key, known to nobody else")
 _numbers = itertools.count()
 
 

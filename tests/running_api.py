@@ -19,6 +19,7 @@ from feature_repo.settings import Settings
 from larder.services.ports import any_free_port
 from serving.app import create_app
 from serving.plan import Arm, Plan, encode_plan, plan_key
+from serving.signature import signing_key
 from tests.tiny_bundle import Shop, make_bundle, make_shop, write_shop
 
 
@@ -78,7 +79,7 @@ def plan_for(bundle_id: str, epoch: int = 1, version: str | None = None) -> Plan
 
 
 def publish(client: redis.Redis, settings: Settings, plan: Plan) -> None:
-    client.set(plan_key(settings.project), encode_plan(plan))
+    client.set(plan_key(settings.project), encode_plan(plan, signing_key(settings)))
 
 
 def open_shop(settings: Settings, client: redis.Redis) -> tuple[Shop, str]:

@@ -23,6 +23,7 @@ from larder.services.ports import HOST, any_free_port
 from larder.services.process import RunningService, start
 from larder.services.redis_server import redis_service
 from serving.plan import load_plan, save_plan
+from serving.signature import signing_key
 from tests.running_api import RunningApi, open_shop, plan_for, publish, wait_until
 from tests.tiny_bundle import Shop, make_bundle, make_shop, write_shop
 
@@ -76,7 +77,7 @@ def test_a_new_plan_is_followed_without_a_restart_or_a_failed_request(
         assert seen[0][0] == first
         assert api.recommend("u00001")["bundle_id"] == second
         assert api.metric("larder_model_info{") == 1, "only the bundle in use is named"
-        kept = load_plan(settings.plan_path)
+        kept = load_plan(settings.plan_path, signing_key(settings))
         assert kept is not None and kept.epoch == 2, "for a start without Redis"
 
 
@@ -262,7 +263,7 @@ def test_a_start_without_redis_serves_the_popularity_file(tmp_path: Path) -> Non
         nothing = api.http.post("/v1/recommendations", json={"user_id": "u"})
         assert (nothing.status_code, nothing.json()["error"]["code"]) == (503, "unavailable")
     bundle_id = make_bundle(settings.bundles_dir, shop)
-    save_plan(plan_for(bundle_id, epoch=3), settings.plan_path)
+    save_plan(plan_for(bundle_id, epoch=3), settings.plan_path, signing_key(settings))
     with RunningApi(replace(settings, redis_port=any_free_port())) as api:
         answer = api.recommend("u00001", k=5)
         assert (answer["level"], answer["reasons"]) == ("popularity_file", ["no_item_table"])

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "training": ("feature_repo", "serving.cascade", "serving.candidates", "serving.bundle"),
     "deployment": (
         "feature_repo", "training", "serving.cascade", "serving.candidates", "serving.bundle", "serving.plan",
-        "serving.impressions",
+        "serving.impressions", "serving.signature", "serving.assignment", "serving.rollout_status",
     ),
     "monitoring": ("feature_repo", "serving.bundle", "serving.impressions"),
     "load_tests": ("larder_client",),
@@ -72,6 +72,7 @@ IMPURE_METHODS = {
 #: Names in files with I/O that themselves do none, and that pure files may therefore import; so may constants.
 PURE_NAMES = {
     "feature_repo.datasets.Dataset": "a table type",
+    "serving.plan.Plan": "a record",
     "feature_repo.datasets.make_dataset": "sorts and casts tables in memory",
 }
 #: All of `numpy.random` that is not its global, unseeded state.

@@ -32,6 +32,7 @@ from larder.services.ports import HOST
 from larder.services.process import RunningService
 from serving.bundle import load_bundle
 from serving.plan import load_plan, plan_key
+from serving.signature import signing_key
 from tests.tiny_bundle import small_line_up
 from training.grading import Segment, grade
 from training.offline_table import offline_item_table
@@ -198,7 +199,7 @@ def test_gate_promote_and_roll_back(trained: Trained) -> None:
     assert plane.promote(second.version, why="second").plan is not None
     plan, failed = plane.rollback(why="test")
     assert (plan.stable.model_version, plan.epoch, failed) == ("1", 3, [])
-    assert load_plan(settings.plan_path) == plan
+    assert load_plan(settings.plan_path, signing_key(settings)) == plan
     with redis.Redis(HOST, settings.redis_port) as client:
         assert json.loads(client.get(plan_key(settings.project)) or b"{}")["epoch"] == 3
     assert plane.registry.version("1").aliases == ("champion",)

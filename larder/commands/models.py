@@ -101,8 +101,10 @@ def history(ctx: typer.Context) -> None:
       larder models history
     """
     from deployment.control_store import ControlStore
+    from serving.signature import signing_key
 
-    moves = ControlStore(settings_of(ctx).platform_uri).history()
+    settings = settings_of(ctx)
+    moves = ControlStore(settings.platform_uri, signing_key(settings)).history()
     if not moves:
         print("no move yet")
     for move in moves:

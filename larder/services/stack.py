@@ -14,6 +14,7 @@ from feature_repo.settings import Settings
 from larder.services.mlflow_server import mlflow_service
 from larder.services.process import RunningService, Service, read_record, start
 from larder.services.redis_server import redis_service
+from serving.signature import create_key
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
@@ -124,6 +125,7 @@ class Stack:
         self._catch_signals()
         try:
             if redis and embeds_redis(self.settings):
+                create_key(self.settings)  # an embedded installation makes its own
                 # settings say "localhost" or "::1" too, but the embedded one listens on 127.0.0.1
                 running = self.start(redis_service(self.settings), wait=False)
                 self.settings = replace(self.settings, redis_host="127.0.0.1", redis_port=running.port)
