@@ -10,7 +10,7 @@ from serving.bundle import Bundle
 from training.baselines import baselines
 from training.evaluate import Evaluation, evaluate
 from training.offline_table import offline_item_table
-from training.split import Log, Window
+from training.split import Log, Window, drawn
 
 
 def held_out_window(bundle: Bundle) -> Window:
@@ -24,6 +24,8 @@ def evaluate_bundle(
     log: Log,
     seed: int,
     report: Callable[[str, int, int], None] = lambda what, done, total: None,
+    *,
+    users: int | None = None,
 ) -> Evaluation:
     """Run the protocol for a loaded bundle.
 
@@ -31,6 +33,8 @@ def evaluate_bundle(
     ----------
     reader
         Offline features as of the start of the bundle's test window.
+    users
+        Grade so many users, drawn by the seed; None grades all.
 
     Raises
     ------
@@ -41,6 +45,8 @@ def evaluate_bundle(
     targets = log.targets(window, bundle.manifest["target"])
     if not targets:
         raise BadInputError(f"no {bundle.manifest['target']} events in the test window: nothing to evaluate on")
+    if users is not None:
+        targets = drawn(targets, users, [seed, 3])
     return evaluate(
         bundle.recommender,
         baselines(bundle.recommender.generators),

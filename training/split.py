@@ -85,6 +85,15 @@ class Log:
         return found
 
 
+def drawn(targets: dict[str, set[str]], users: int, seed: list[int]) -> dict[str, set[str]]:
+    """Draw some of the users of a window, in their order; all if there are no more."""
+    if len(targets) <= users:
+        return targets
+    chosen = np.random.default_rng(seed).choice(len(targets), users, replace=False)
+    names = list(targets)
+    return {names[i]: targets[names[i]] for i in np.sort(chosen)}
+
+
 def last_share(time_us: I64, share: float) -> Window:
     """Return the window of the last `share` of the events: the test window of the protocol."""
     return Window(int(np.quantile(time_us, 1.0 - share, method="lower")), int(time_us.max()) + 1)

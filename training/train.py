@@ -33,7 +33,7 @@ from training.rankers.catboost_ranker import CatBoostParams
 from training.rankers.contract import RankerParams
 from training.save_bundle import feature_columns, save_bundle
 from training.save_purchase import read_purchase
-from training.split import Log, Split, Window, split_by_time
+from training.split import Log, Split, Window, drawn, split_by_time
 
 GOLDEN_ROWS = 64
 #: Called with (what is being done, done, total).
@@ -53,6 +53,8 @@ class TrainConfig:
     #: Train and judge as of so many windows before the last: rolling cuts, to tune on or to report.
     cuts_back: int = 0
     candidates: int = 500
+    #: Users of each window, drawn by the seed; None takes all.
+    users: int | None = None
     line_up: LineUp = field(default_factory=default_line_up)
     ranker: RankerParams = field(default_factory=CatBoostParams)
     sampling: Sampling = field(default_factory=Sampling)
@@ -178,7 +180,7 @@ def train(
         )
         bundle = load_bundle(directory)
     with watch.phase("evaluate"):
-        evaluation = evaluate_bundle(bundle, reader, log, settings.seed, report)
+        evaluation = evaluate_bundle(bundle, reader, log, settings.seed, report, users=config.users)
     return TrainResult(bundle, directory, evaluation, fitted, windows[-1], split, config, watch.seconds)
 
 
@@ -212,6 +214,8 @@ def window_rows(
     if not targets:
         start = datetime.fromtimestamp(window.start_us / 1e6, UTC)
         raise BadInputError(f"no {config.target} events in the window from {start:%Y-%m-%d}: nothing to learn from")
+    if config.users is not None:
+        targets = drawn(targets, config.users, [settings.seed, 2, number])
     reader, table, generators = _as_of(settings, config, log, window, watch)
     with watch.phase("ranker rows"):
         keys, rows = candidate_rows(

@@ -50,6 +50,12 @@ def train(
             "small)."
         ),
     ] = "catboost",
+    sample: Annotated[
+        bool,
+        typer.Option(
+            "--sample", help="A small model of few users, windows and trees, in under a minute, to try things out."
+        ),
+    ] = False,
     purchase_score: Annotated[
         bool,
         typer.Option("--purchase-score", help="The bundle carries the winner of `larder compare classifiers`."),
@@ -70,6 +76,7 @@ def train(
     Examples
     --------
       larder train --dataset online_retail
+      larder train --dataset online_retail --sample --no-register
       larder --project simulator train --windows 6
       larder train --dataset simulator --no-register --slates slates
       larder train --dataset simulator --purchase-score
@@ -84,6 +91,7 @@ def train(
     from larder.story.steps import PhaseProgress
     from serving.cascade.rerank import Diversity, NewItems
     from training.rankers.registry import ranker_params
+    from training.sample import sample_of
     from training.save_purchase import purchase_dir
     from training.train import TrainConfig
     from training.train import train as run
@@ -104,9 +112,12 @@ def train(
                 diversity=Diversity(diversity.value),
                 new_items=NewItems(slots=int(new_item_slot)),
             )
+            config = sample_of(config) if sample else config
             purchase = purchase_dir(settings) if purchase_score else None
             result = run(stack.settings, config, data_hash, report, purchase=purchase)
         print_result(result)
+        if sample:
+            print("A sample: its figures are of a smaller model on fewer users, not to be compared with others'.")
         if slates is not None:
             from training.rec_files import write_slates
 
