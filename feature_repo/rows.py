@@ -47,6 +47,14 @@ class Rows:
         raw = self.ints[:, self.view.ints.index(name)]
         return np.where((raw == NULL_INT) | ~self.present, np.nan, raw.astype(np.float64))
 
+    def columns(self) -> dict[str, F64]:
+        """Return all columns by name, each as `column` does: much faster than one after the other."""
+        there = self.present[:, None]
+        ints = np.where((self.ints == NULL_INT) | ~there, np.nan, self.ints.astype(np.float64)).T
+        floats = np.where(there, self.floats, np.nan).T
+        names = (*self.view.ints, *self.view.floats)
+        return dict(zip(names, np.ascontiguousarray(np.concatenate([ints, floats])), strict=True))
+
     @property
     def time(self) -> I64:
         """Feature time of each row in µs (`NULL_INT` where missing), shape (n,)."""

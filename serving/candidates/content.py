@@ -8,7 +8,7 @@ import numpy as np
 
 from feature_repo.rows import UserRows
 from serving.candidates.contract import DenseQuery
-from serving.candidates.history import interaction_weights, weight_per_item
+from serving.candidates.history import weight_per_item
 from serving.candidates.text import TextEncoder, unit_rows
 from serving.cascade.items import ItemTable
 
@@ -26,8 +26,7 @@ class Content:
 
     def query(self, user: UserRows, table: ItemTable, now_us: int) -> DenseQuery:
         """Average the vectors of the user's recent items and compare all others with it."""
-        weights = interaction_weights(user.recent, now_us, self.half_life_days)
-        items, total = weight_per_item(table.lookup(user.recent.item_ids), weights)
+        items, total = weight_per_item(user.recent, table, now_us, self.half_life_days)
         if not len(items):
             return DenseQuery(np.zeros(len(table), np.float32))
         vectors = self.encoder.table(table)

@@ -14,6 +14,8 @@ from serving.cascade.items import ItemTable
 I32 = npt.NDArray[np.int32]
 F32 = npt.NDArray[np.float32]
 
+_LARGEST: Final = 2**31 - 1
+_INDEX: Final = 2**32 - 1
 #: Metadata of a generator's field that is built again after loading, and no part of the bundle.
 NOT_STORED: Final = MappingProxyType({"stored": False})
 
@@ -77,16 +79,14 @@ def top_k(scores: F32, k: int) -> I32:
     k
         May exceed n.
     """
-    positive = np.flatnonzero(scores > 0).astype(np.int32)
     if k <= 0:  # a generator that is switched off by its quota
-        return positive[:0]
-    if len(positive) > k:
-        values = scores[positive]
-        # Everything above the k-th value, then the smallest indices among the ties with it: argpartition alone
-        # would choose among ties by memory layout.
-        threshold = np.partition(values, len(values) - k)[len(values) - k]
-        above = positive[values > threshold]
-        ties = positive[values == threshold][: k - len(above)]
-        positive = np.concatenate([above, ties])
-    order = np.lexsort((positive, -scores[positive]))
-    return positive[order]
+        return np.empty(0, np.int32)
+    # The bits of positive floats are ordered like the floats. With the index below them every key is another one, so
+    # that ties are settled, and sorting integers is several times faster than sorting by two columns.
+    bits = np.ascontiguousarray(scores, np.float32).view(np.int32)
+    positive = np.flatnonzero(scores > 0)
+    keys = ((_LARGEST - bits[positive].astype(np.int64)) << 32) | positive
+    if len(keys) > k:
+        keys = np.partition(keys, k - 1)[:k]
+    keys.sort()
+    return (keys & _INDEX).astype(np.int32)

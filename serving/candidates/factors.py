@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from feature_repo.rows import UserRows
 from serving.candidates.contract import F32, I32, NOT_STORED, DenseQuery, Query, top_k
-from serving.candidates.history import interaction_weights, weight_per_item
 from serving.candidates.vocabulary import Vocabulary
 from serving.cascade.items import ItemTable
 
@@ -104,17 +103,16 @@ class ItemFactors:
         wide = self.factors.astype(np.float64)
         object.__setattr__(self, "gram", wide.T @ wide + self.regularization * np.eye(wide.shape[1]))
 
-    def user_vector(self, user: UserRows, now_us: int) -> F32 | None:
+    def user_vector(self, user: UserRows, table: ItemTable, now_us: int) -> F32 | None:
         """Fold a user in, shape (f,); None for one who took no item of the vocabulary."""
-        weights = interaction_weights(user.recent, now_us, self.half_life_days)
-        items, total = weight_per_item(self.vocabulary.lookup(user.recent.item_ids), weights)
+        items, total = self.vocabulary.weights(user.recent, table, now_us, self.half_life_days)
         if not len(items):
             return None
         return fold_in(self.factors, self.gram, items, self.alpha * confidence_of(total, self.confidence))
 
     def query(self, user: UserRows, table: ItemTable, now_us: int) -> Query:
         """Fold the user in and score every item of the vocabulary."""
-        vector = self.user_vector(user, now_us)
+        vector = self.user_vector(user, table, now_us)
         if vector is None:
             return DenseQuery(np.zeros(len(table), np.float32))
         if self.index is not None:

@@ -31,19 +31,20 @@ def interaction_weights(recent: RecentEvents, now_us: int, half_life_days: float
 
 
 def weight_per_item(
-    positions: npt.NDArray[np.int32], weights: npt.NDArray[np.float64]
+    recent: RecentEvents, table: ItemTable, now_us: int, half_life_days: float
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
-    """Sum the weights per item, dropping unknown items (position < 0) and those without weight.
+    """Sum the weights of a user's recent events per item of the table, dropping items without weight.
 
     Returns
     -------
     tuple
-        Distinct positions, ascending, and their total weights.
+        Distinct item indices, ascending, and their total weights.
     """
-    known = positions >= 0
-    items, inverse = np.unique(positions[known], return_inverse=True)
-    total = np.bincount(inverse, weights=weights[known], minlength=len(items)).astype(np.float64)
-    return items[total > 0], total[total > 0]
+    taken = table.taken_by(recent)
+    weights = interaction_weights(recent, now_us, half_life_days)[taken.events]
+    total = np.bincount(taken.which, weights=weights, minlength=len(taken.items)).astype(np.float64, copy=False)
+    liked = total > 0
+    return taken.items[liked], total[liked]
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,7 @@ class OwnHistory:
 
     def query(self, user: UserRows, table: ItemTable, now_us: int) -> DenseQuery:
         """Sum the weights of the recent events per item and multiply by popularity."""
-        weights = interaction_weights(user.recent, now_us, self.half_life_days)
-        items, total = weight_per_item(table.lookup(user.recent.item_ids), weights)
+        items, total = weight_per_item(user.recent, table, now_us, self.half_life_days)
         popularity = table.popularity(self.window)
         scores = np.zeros(len(table))
         scores[items] = total * (

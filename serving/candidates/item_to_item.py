@@ -8,9 +8,9 @@ import numpy as np
 
 from feature_repo.rows import UserRows
 from serving.candidates.contract import F32, I32, DenseQuery
-from serving.candidates.history import interaction_weights, weight_per_item
 from serving.candidates.vocabulary import Vocabulary
 from serving.cascade.items import ItemTable
+from serving.cascade.kernels import neighbour_sums
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,14 +31,10 @@ class ItemToItem:
 
     def query(self, user: UserRows, table: ItemTable, now_us: int) -> DenseQuery:
         """Sum the similarities to the user's recent items."""
-        weights = interaction_weights(user.recent, now_us, self.half_life_days)
-        items, total = weight_per_item(self.vocabulary.lookup(user.recent.item_ids), weights)
-        near = self.neighbours[items]
+        items, total = self.vocabulary.weights(user.recent, table, now_us, self.half_life_days)
         # The square root keeps one often repeated item from drowning all others.
-        value = self.similarity[items] * np.sqrt(total)[:, None]
-        filled = near >= 0
-        scores = np.bincount(near[filled], weights=value[filled], minlength=len(self.vocabulary.ids))
-        return DenseQuery(self.vocabulary.spread(scores.astype(np.float32), table))
+        weight, target = np.sqrt(total), self.vocabulary.in_table(table)
+        return DenseQuery(neighbour_sums(items, weight, self.neighbours, self.similarity, target, len(table)))
 
     def similar(self, item_id: str, k: int) -> list[tuple[str, float]]:
         """Return the nearest items of one item with their similarity, best first; empty if it is unknown."""

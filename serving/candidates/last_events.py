@@ -11,6 +11,7 @@ from serving.candidates.contract import F32, I32, DenseQuery
 from serving.candidates.history import TYPE_WEIGHT
 from serving.candidates.vocabulary import Vocabulary
 from serving.cascade.items import ItemTable
+from serving.cascade.kernels import neighbour_sums
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +43,6 @@ class LastEvents:
         liked = TYPE_WEIGHT[user.recent.types] > 0
         latest = dict.fromkeys(item for item, keep in zip(user.recent.item_ids[::-1], liked[::-1], strict=True) if keep)
         last = self.vocabulary.lookup(list(latest)[: self.items])
-        weight = self.decay ** np.arange(len(last))
-        known = last >= 0
-        near = self.neighbours[last[known]]
-        value = self.similarity[last[known]] * weight[known][:, None]
-        filled = near >= 0
-        scores = np.bincount(near[filled], weights=value[filled], minlength=len(self.vocabulary.ids))
-        return DenseQuery(self.vocabulary.spread(scores.astype(np.float32), table))
+        weight, known = np.power(self.decay, np.arange(len(last), dtype=np.float64)), last >= 0
+        rows, target = last[known], self.vocabulary.in_table(table)
+        return DenseQuery(neighbour_sums(rows, weight[known], self.neighbours, self.similarity, target, len(table)))

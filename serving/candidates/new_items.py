@@ -46,7 +46,7 @@ class NewItems:
     def query(self, user: UserRows, table: ItemTable, now_us: int) -> DenseQuery:
         """Fold the user in and score the new items."""
         scores = np.zeros(len(table), np.float32)
-        vector = self.als.user_vector(user, now_us)
+        vector = self.als.user_vector(user, table, now_us)
         if vector is not None:
             new = np.flatnonzero(self.new(table))
             # A text without a known word is a vector of zeros: of that item nothing is known at all.

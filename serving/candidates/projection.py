@@ -8,7 +8,6 @@ import numpy as np
 
 from feature_repo.rows import UserRows
 from serving.candidates.contract import F32, DenseQuery
-from serving.candidates.history import interaction_weights, weight_per_item
 from serving.candidates.vocabulary import Vocabulary
 from serving.cascade.items import ItemTable
 
@@ -30,7 +29,6 @@ class Projection:
 
     def query(self, user: UserRows, table: ItemTable, now_us: int) -> DenseQuery:
         """Project the user and score every item of the vocabulary."""
-        weights = interaction_weights(user.recent, now_us, self.half_life_days)
-        items, total = weight_per_item(self.vocabulary.lookup(user.recent.item_ids), weights)
+        items, total = self.vocabulary.weights(user.recent, table, now_us, self.half_life_days)
         vector = np.log1p(total) @ self.components[items]  # what the interactions were damped with at the fit
         return DenseQuery(self.vocabulary.spread(self.components @ vector.astype(np.float32), table))

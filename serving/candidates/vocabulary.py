@@ -8,7 +8,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from feature_repo.rows import RecentEvents
 from serving.candidates.contract import F32, I32
+from serving.candidates.history import weight_per_item
 from serving.cascade.items import ItemTable
 
 
@@ -46,6 +48,15 @@ class Vocabulary:
             back[there[known]] = known
             self._mapped = mapped = (table.ids, there, back)  # one assignment: requests run side by side
         return mapped[1], mapped[2]
+
+    def weights(
+        self, recent: RecentEvents, table: ItemTable, now_us: int, half_life_days: float
+    ) -> tuple[I32, npt.NDArray[np.float64]]:
+        """Return the distinct positions in the vocabulary of what a user took lately, and their decayed weights."""
+        items, total = weight_per_item(recent, table, now_us, half_life_days)
+        at = self.of_table(table)[items]
+        known = at >= 0
+        return at[known], total[known]
 
     def spread(self, scores: npt.NDArray[np.floating], table: ItemTable) -> F32:
         """Move scores from vocabulary order to table order; items outside the vocabulary get 0."""

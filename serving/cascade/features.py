@@ -13,14 +13,12 @@ from feature_repo.rows import Rows, UserRows
 from feature_repo.services import feature_list
 from serving.candidates.contract import F32, I32, CandidateGenerator, Query
 from serving.cascade.items import ItemTable
+from serving.cascade.kernels import fuse, ranks_in
 
 Mask = npt.NDArray[np.bool_]
 
-#: Constant of reciprocal rank fusion, as published: how little the first ranks differ.
-_FUSION = 60.0
+_NO_ITEMS = np.empty(0, np.int32)
 
-_USER_INPUTS = tuple(n for n in INPUTS if n.startswith("user_"))
-_PAIR_INPUTS = tuple(n for n in INPUTS if n.startswith("pair_"))
 _AFFINITY_INPUTS = tuple(n for n in INPUTS if n.startswith("affinity_"))
 
 
@@ -56,7 +54,16 @@ class Asked:
     """All generators, asked once for one user: their queries and their own best lists."""
 
     queries: tuple[Query, ...]
-    lists: tuple[I32, ...]
+    lists: I32  #: all lists, one after the other, each best first
+    ends: npt.NDArray[np.int64]  #: where each list ends
+    size: int  #: items of the table
+
+    @classmethod
+    def of(cls, queries: Sequence[Query], quotas: Sequence[int], size: int) -> Asked:
+        """Take each query's best; `quotas` says how many at most."""
+        lists = [query.top(quota) for query, quota in zip(queries, quotas, strict=True)]
+        ends = np.cumsum([len(one) for one in lists], dtype=np.int64)
+        return cls(tuple(queries), np.concatenate([*lists, _NO_ITEMS]), ends, size)
 
     def merge(self, limit: int, allowed: Mask | None = None) -> Candidates:
         """Merge the lists and keep `limit` distinct items (of the allowed ones, by item index), best first.
@@ -65,32 +72,15 @@ class Asked:
         the lists that hold it, so what several generators agree on goes before what one of them ranks high. Ties go to
         the smaller index.
         """
-        items = np.concatenate([*self.lists, np.empty(0, np.int32)]).astype(np.int32)
-        ranks = np.concatenate([np.empty(0, np.int64), *(np.arange(1, len(one) + 1) for one in self.lists)])
-        sources = np.repeat(np.arange(len(self.lists)), [len(one) for one in self.lists])
-        if allowed is not None:
-            may = allowed[items]
-            items, ranks, sources = items[may], ranks[may], sources[may]
-        distinct, which = np.unique(items, return_inverse=True)
-        worth = np.bincount(which, 1.0 / (_FUSION + ranks), len(distinct))
-        kept = np.lexsort((distinct, -worth))[:limit]
-        # The generator that ranked an item highest, the first of equals: written last, worst ranks first.
-        source = np.empty(len(distinct), np.int8)
-        order = np.lexsort((sources, ranks))[::-1]
-        source[which[order]] = sources[order]
-        return Candidates(distinct[kept], source[kept], self.features(distinct[kept]))
+        items, source = fuse(self.lists, self.ends, np.ones(self.size, np.bool_) if allowed is None else allowed, limit)
+        return Candidates(items, source, self.features(items))
 
     def features(self, items: I32) -> F32:
         """Scores and ranks of any distinct items by every generator, shape (len(items), 2 * generators)."""
-        out = np.full((len(items), 2 * len(self.queries)), np.nan, np.float32)
-        order = np.argsort(items, kind="stable")
-        ascending = items[order]
-        for g, (query, ranked) in enumerate(zip(self.queries, self.lists, strict=True)):
+        out = np.empty((len(items), 2 * len(self.queries)), np.float32, order="F")
+        for g, query in enumerate(self.queries):
             out[:, 2 * g] = query.scores(items)
-            if len(items) and len(ranked):
-                position = np.minimum(np.searchsorted(ascending, ranked), len(items) - 1)
-                hit = ascending[position] == ranked
-                out[order[position[hit]], 2 * g + 1] = np.flatnonzero(hit) + 1
+        out[:, 1::2] = ranks_in(self.lists, self.ends, items, self.size)
         return out
 
 
@@ -98,8 +88,7 @@ def ask(
     generators: Sequence[CandidateGenerator], quotas: Sequence[int], user: UserRows, table: ItemTable, now_us: int
 ) -> Asked:
     """Ask every generator for a user's candidates; `quotas` says how many each contributes at most."""
-    queries = tuple(g.query(user, table, now_us) for g in generators)
-    return Asked(queries, tuple(q.top(quota) for q, quota in zip(queries, quotas, strict=True)))
+    return Asked.of([g.query(user, table, now_us) for g in generators], quotas, len(table))
 
 
 def feature_matrix(
@@ -117,15 +106,14 @@ def feature_matrix(
     Returns
     -------
     ndarray
-        Shape (len(items), len(feature_list(service)) + r), C-contiguous.
+        Shape (len(items), len(feature_list(service)) + r), Fortran-contiguous.
     """
     names = feature_list(service)
-    columns = {name: user.stats.column(name) for name in _USER_INPUTS}
-    columns |= table.inputs_of(items)
-    columns |= {name: pairs.column(name) for name in _PAIR_INPUTS}
+    columns = {**user.stats.columns(), **table.inputs_of(items), **pairs.columns()}
     columns |= _affinity_columns(user, table, items)
     values = compute(columns, np.array([now_us], np.int64), names)
-    out = np.empty((len(items), len(names) + retrieval.shape[1]), np.float32)
+    # Column by column, as it is filled, and as CatBoost reads it without a copy.
+    out = np.empty((len(items), len(names) + retrieval.shape[1]), np.float32, order="F")
     for i, name in enumerate(names):
         out[:, i] = values[name]
     out[:, len(names) :] = retrieval
@@ -134,8 +122,13 @@ def feature_matrix(
 
 def _affinity_columns(user: UserRows, table: ItemTable, items: I32) -> dict[str, npt.NDArray[np.float64]]:
     """Columns of the user's affinity to each item's category; NaN where there is none."""
-    row = {name: i for i, name in enumerate(user.categories)}
     # One extra row of NaN at the end stands for all categories the user never touched.
-    by_category = np.fromiter((row.get(name, -1) for name in table.category_names), np.int64)
+    by_category = np.full(len(table.category_names), -1)
+    code = table.category_index
+    for row, name in enumerate(user.categories):
+        if name in code:  # a category may have left the catalogue
+            by_category[code[name]] = row
     which = by_category[table.category_code[items]]
-    return {name: np.append(user.affinities.column(name), np.nan)[which] for name in _AFFINITY_INPUTS}
+    known = user.affinities.columns()
+    block = np.array([known[name] for name in _AFFINITY_INPUTS])
+    return dict(zip(_AFFINITY_INPUTS, np.pad(block, ((0, 0), (0, 1)), constant_values=np.nan)[:, which], strict=True))

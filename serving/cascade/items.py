@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from feature_repo.packed_tail import CatalogItem
 from feature_repo.request_features import INPUTS
-from feature_repo.rows import Rows
+from feature_repo.rows import RecentEvents, Rows
 from feature_repo.views import ITEM_STATS
 
 F64 = npt.NDArray[np.float64]
@@ -44,6 +44,25 @@ class CatalogEntry:
     created_at_us: int | None = None
     available: bool = True  #: may be shown: in stock, and not blocked by an operator
     seq: int = 0  #: the change that made it so; 0: as imported
+
+
+@dataclass(frozen=True, slots=True)
+class TakenItems:
+    """The distinct items among a user's recent events.
+
+    Attributes
+    ----------
+    items
+        Item indices, ascending, shape (m,).
+    which
+        Position in `items` of each event on an item of the table, shape (e,).
+    events
+        Positions of those events among the recent ones, shape (e,).
+    """
+
+    items: I32
+    which: npt.NDArray[np.intp]
+    events: npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -101,9 +120,14 @@ class ItemTable:
         return tuple(sorted(set(self.category)))
 
     @cached_property
+    def category_index(self) -> dict[str, int]:
+        """Category to its position in `category_names`."""
+        return {name: i for i, name in enumerate(self.category_names)}
+
+    @cached_property
     def category_code(self) -> I32:
         """Position of each item's category in `category_names`, shape (n,)."""
-        code = {name: i for i, name in enumerate(self.category_names)}
+        code = self.category_index
         return np.fromiter((code[name] for name in self.category), np.int32, len(self.category))
 
     @cached_property
@@ -160,6 +184,23 @@ class ItemTable:
         half_life_us = float(int(window.removesuffix("d")) * 86_400_000_000)
         age = np.maximum(self.as_of_us - self.columns["item_time"], 0.0)
         return np.nan_to_num(self.columns[f"item_purchases_{window}"] * np.exp2(-age / half_life_us))
+
+    @cached_property
+    def _of_user(self) -> dict[str, tuple[RecentEvents, TakenItems]]:
+        """The items of the last user asked for."""
+        return {}
+
+    def taken_by(self, recent: RecentEvents) -> TakenItems:
+        """Return the distinct items of a user's recent events; all generators of a request ask for the same."""
+        last = self._of_user.get("last")
+        if last is not None and last[0] is recent:
+            return last[1]
+        at = self.lookup(recent.item_ids)
+        known = np.flatnonzero(at >= 0)
+        items, which = np.unique(at[known], return_inverse=True)
+        found = TakenItems(items, which, known)
+        self._of_user["last"] = (recent, found)  # one assignment: threads may share a table
+        return found
 
     def lookup(self, item_ids: Sequence[str]) -> I32:
         """Item indices of ids, -1 for unknown ones."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -87,11 +88,16 @@ class TreeRanker(ABC):
         return np.asarray(self._shap(matrix), np.float64)
 
     def _require_width(self, matrix: F32) -> None:
-        if matrix.shape[1] != self._width():
-            raise BadInputError(f"the model takes {self._width()} features, the matrix has {matrix.shape[1]}")
+        if matrix.shape[1] != self._width:
+            raise BadInputError(f"the model takes {self._width} features, the matrix has {matrix.shape[1]}")
+
+    @cached_property
+    def _width(self) -> int:
+        """Return the number of features the model takes; the libraries take a while to say."""
+        return self._count()
 
     @abstractmethod
-    def _width(self) -> int:
+    def _count(self) -> int:
         """Return the number of features the model takes."""
 
     @abstractmethod
@@ -111,7 +117,7 @@ class CatBoostRanker(TreeRanker):
 
     pool: Callable[[F32], Any]
 
-    def _width(self) -> int:
+    def _count(self) -> int:
         return len(self.model.feature_names_)
 
     def _raw(self, matrix: F32) -> Any:
@@ -126,7 +132,7 @@ class LightGBMRanker(TreeRanker):
 
     kind = "lightgbm"
 
-    def _width(self) -> int:
+    def _count(self) -> int:
         return int(self.model.num_feature())
 
     def _raw(self, matrix: F32) -> Any:
@@ -144,7 +150,7 @@ class XGBoostRanker(TreeRanker):
 
     table: Callable[..., Any]
 
-    def _width(self) -> int:
+    def _count(self) -> int:
         return int(self.model.num_features())
 
     def _raw(self, matrix: F32) -> Any:

@@ -1,0 +1,90 @@
+"""The compiled loops of the hot path against plain NumPy: the same lists, ranks and sums, ties included."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from feature_repo.rows import Rows
+from feature_repo.views import FOLD_VIEWS, NULL_INT, View
+from serving.candidates.contract import top_k
+from serving.cascade.kernels import fuse, neighbour_sums, ranks_in
+
+N_ITEMS = 12
+ranked_lists = st.lists(
+    st.lists(st.integers(0, N_ITEMS - 1), unique=True, max_size=N_ITEMS).map(lambda x: np.array(x, np.int32)),
+    min_size=1,
+    max_size=5,
+)
+
+
+def joined(lists: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    return np.concatenate(lists).astype(np.int32), np.cumsum([len(one) for one in lists], dtype=np.int64)
+
+
+@settings(deadline=None)  # the first call compiles
+@given(ranked_lists, hnp.arrays(np.bool_, N_ITEMS), st.integers(0, N_ITEMS + 2))
+def test_lists_are_fused_by_reciprocal_rank(lists: list[np.ndarray], allowed: np.ndarray, limit: int) -> None:
+    worth: dict[int, float] = {}
+    best: dict[int, tuple[int, int]] = {}
+    for g, one in enumerate(lists):
+        for rank, item in enumerate(one.tolist(), start=1):
+            if allowed[item]:
+                worth[item] = worth.get(item, 0.0) + 1.0 / (60.0 + rank)
+                best[item] = min(best.get(item, (99, 99)), (rank, g))
+    expected = sorted(worth, key=lambda item: (-round(worth[item], 11), item))[:limit]
+    items, source = fuse(*joined(lists), allowed, limit)
+    assert items.tolist() == expected
+    assert source.tolist() == [best[item][1] for item in expected]
+
+
+@settings(deadline=None)
+@given(ranked_lists, st.permutations(range(N_ITEMS)), st.integers(0, N_ITEMS))
+def test_ranks_are_those_of_the_lists(lists: list[np.ndarray], order: list[int], count: int) -> None:
+    items = np.array(order[:count], np.int32)
+    found = ranks_in(*joined(lists), items, N_ITEMS)
+    for row, item in enumerate(items):
+        for g, one in enumerate(lists):
+            place = np.flatnonzero(one == item)
+            assert found[row, g] == place[0] + 1 if len(place) else np.isnan(found[row, g])
+
+
+@settings(deadline=None)
+@given(st.integers(0, 6), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_neighbours_are_summed(rows: int, depth: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    neighbours = rng.integers(-1, 8, (8, depth)).astype(np.int32)
+    similarity = rng.normal(size=(8, depth)).astype(np.float32)
+    chosen, weights = rng.integers(0, 8, rows).astype(np.int32), rng.random(rows)
+    target = rng.permutation(np.append(np.arange(7), -1)).astype(np.int32)
+    expected = np.zeros(10)
+    for row, weight in zip(chosen, weights, strict=True):
+        for near, value in zip(neighbours[row], similarity[row], strict=True):
+            if near >= 0 and target[near] >= 0:
+                expected[target[near]] += value * weight
+    found = neighbour_sums(chosen, weights, neighbours, similarity, target, 10)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@given(
+    hnp.arrays(np.float32, st.integers(0, 40), elements=st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1e-30, 7.0])), st.data()
+)
+def test_the_best_come_first_and_ties_go_to_the_smaller_index(scores: np.ndarray, data: st.DataObject) -> None:
+    k = data.draw(st.integers(0, 45))
+    expected = sorted((i for i in range(len(scores)) if scores[i] > 0), key=lambda i: (-scores[i], i))[:k]
+    assert top_k(scores, k).tolist() == expected
+
+
+@given(st.sampled_from(FOLD_VIEWS), st.integers(0, 5), st.integers(0, 2**32 - 1))
+def test_all_columns_at_once_are_each_column(view: View, n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    ints = rng.choice(np.array([NULL_INT, 0, 3, 2**53]), (n, len(view.ints)))
+    floats = rng.choice(np.array([np.nan, 0.0, 1.5]), (n, len(view.floats)))
+    rows = Rows(view, ints, floats, rng.random(n) < 0.7)
+    columns = rows.columns()
+    assert list(columns) == [*view.ints, *view.floats]
+    for name, values in columns.items():
+        assert values.flags.c_contiguous
+        np.testing.assert_array_equal(values, rows.column(name))
