@@ -14,6 +14,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from redis.asyncio import Redis
+from threadpoolctl import threadpool_limits
 
 from feature_repo.online_reader import AsyncOnlineReader
 from feature_repo.settings import Settings
@@ -23,6 +24,7 @@ from serving.event_intake import EventIntake
 from serving.explainer import Explainer
 from serving.feature_reads import FeatureReads
 from serving.hidden_items import hidden_items, load_hidden, save_hidden
+from serving.hot_path import HotPath
 from serving.http import MeasuredApp
 from serving.impression_log import ImpressionLog
 from serving.ingest_status import read_ingest
@@ -69,6 +71,8 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
     redis
         Client to use instead of one made from the settings; closed by whoever made it.
     """
+    # A request's products are too small to share: waking other threads for them takes longer than they do.
+    threadpool_limits(1, "blas")
     client = redis if redis is not None else connect(settings)
     metrics = Metrics()
     # One breaker for reads, one for writes: a Redis that is full, read-only or slow to write can still be read.
@@ -149,6 +153,7 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
         health_routes(state, guard, write_guard, metrics, now_us),
     ):
         app.include_router(router)
+    app.add_middleware(HotPath, service=recommendations, metrics=metrics)
     app.add_middleware(MeasuredApp, metrics=metrics)
     return app
 

@@ -18,7 +18,8 @@ from serving.metrics import Metrics
 from serving.problems import TOO_LARGE
 from serving.schemas import MAX_BODY_BYTES
 
-_LEVEL = "larder.level"
+#: Where a request's scope says on which rung of the ladder its answer stands.
+LEVEL = "larder.level"
 _ENCODE = msgspec.json.Encoder().encode
 #: A body that is too large is read and thrown away up to here, so that the client hears the answer.
 _DRAINED_BYTES = 10 * MAX_BODY_BYTES
@@ -51,7 +52,7 @@ def answer(request: Request, content: Any, status: int = 200) -> Response:
     """Encode an answer, and note the rung of the ladder it stands on for the metrics."""
     level = getattr(content, "level", None)
     if level is not None:
-        request.scope[_LEVEL] = level
+        request.scope[LEVEL] = level
     return Response(_ENCODE(content), status, media_type="application/json")
 
 
@@ -91,6 +92,6 @@ class MeasuredApp:
             await self._app(scope, receive_some, note_status)
         finally:
             route = getattr(scope.get("route"), "path_format", None) or "unmatched"
-            level = scope.get(_LEVEL)
+            level = scope.get(LEVEL)
             self._metrics.requests.labels(route, str(status), level if level in LEVELS else "none").inc()
             self._metrics.request_seconds.labels(route).observe(time.perf_counter() - start)

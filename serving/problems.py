@@ -76,11 +76,17 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ProblemAnswer, "description": texts[status]} for status in statuses}
 
 
+def larder_problem(error: LarderError) -> Response:
+    """Make the answer to an error of ours; one that is a bug is raised again."""
+    if error.status >= 500 and error.status != UnavailableError.status:
+        raise error
+    return problem(error.status, error.code, str(error))
+
+
 async def _larder_error(request: Request, error: Exception) -> Response:
-    status, code = (error.status, error.code) if isinstance(error, LarderError) else (500, "internal")
-    if status >= 500 and status != UnavailableError.status:
-        return await _bug(request, error)
-    return problem(status, code, str(error))
+    if isinstance(error, LarderError) and (error.status < 500 or error.status == UnavailableError.status):
+        return larder_problem(error)
+    return await _bug(request, error)
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
