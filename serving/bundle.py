@@ -21,6 +21,7 @@ from feature_repo.errors import BadInputError, LarderError, NotFoundError
 from feature_repo.services import feature_list, service_hash
 from serving.candidates.load import load_generator, read_arrays
 from serving.cascade.features import retrieval_columns
+from serving.cascade.fusion import Fusion
 from serving.cascade.purchase import CALIBRATION_FILE, GOLDEN_FILE, MODEL_FILES, PurchaseModel
 from serving.cascade.ranker import (
     RANKER_FILES,
@@ -103,6 +104,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             RANKER_FILES[manifest["ranker"]["kind"]],
             *(g["file"] for g in manifest["generators"] if "file" in g),
         }
+        if (fusion := manifest.get("fusion")) is not None:
+            read.add(fusion["file"])
         services = [(service, manifest.get("feature_service_hash"))]
         if (purchase := manifest.get("purchase")) is not None:
             read |= {MODEL_FILES[purchase["kind"]], CALIBRATION_FILE, GOLDEN_FILE}
@@ -177,6 +180,7 @@ def _parse(directory: Path, manifest: dict[str, Any]) -> Bundle:
         ranker,
         manifest["feature_service"],
         read_policy(manifest["policy"]),
+        fusion=_read_fusion(directory, manifest),
     )
     golden = read_arrays(directory / "golden.npz")
     check_golden(ranker.score(golden["matrix"]), golden["score"], manifest["golden_tolerance"])
@@ -189,6 +193,16 @@ def _parse(directory: Path, manifest: dict[str, Any]) -> Bundle:
         popular,
         None if purchase is None else load_purchase(directory, purchase),
     )
+
+
+def _read_fusion(directory: Path, manifest: dict[str, Any]) -> Fusion | None:
+    """Read how lists are fused; a bundle without it fuses by reciprocal ranks."""
+    if (entry := manifest.get("fusion")) is None:
+        return None
+    curves = read_arrays(directory / entry["file"])["curves"].astype(np.float64, copy=False)
+    if curves.ndim != 2 or len(curves) != len(manifest["generators"]) or not np.isfinite(curves).all():
+        raise BadInputError(f"the fusion of {directory} has not one finite curve for each generator")
+    return Fusion(curves)
 
 
 def read_policy(entry: dict[str, Any]) -> Policy:

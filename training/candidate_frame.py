@@ -13,6 +13,7 @@ from feature_repo.errors import BadInputError
 from feature_repo.services import feature_list
 from feature_repo.settings import Settings
 from feature_repo.views import DAY_US
+from serving.cascade.fusion import Fusion
 from training.split import Log, Window, last_share
 from training.train import Stopwatch, TrainConfig, read_log, window_rows
 
@@ -24,6 +25,7 @@ def candidate_frame(
     settings: Settings,
     label_window: timedelta | None = None,
     config: TrainConfig | None = None,
+    fusion: Fusion | None = None,
     number: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
@@ -45,6 +47,9 @@ def candidate_frame(
     config
         Generators, quotas, sampling and target; the defaults of `larder train` if None. `config.service` is not looked
         at.
+    fusion
+        How the generators' lists become one: that of the champion (`bundle.recommender.fusion`), or of the window
+        before; None: by reciprocal ranks, as training's first window.
     number
         Which negatives are drawn; `larder train` draws those of its first window with 1, of its second with 2, ...
 
@@ -68,7 +73,7 @@ def candidate_frame(
     log = read_log(settings)
     window = _window(log, cut, label_window, config.test_share)
     report = on_progress or (lambda done, total: None)
-    made = window_rows(settings, config, log, window, number, Stopwatch(), report)
+    made = window_rows(settings, config, log, window, number, Stopwatch(), report, fusion)
     rows = made.rows
     keys = made.keys.assign(label=rows.label, weight=rows.weight, group=rows.group)
     return pd.concat([keys, pd.DataFrame(rows.matrix, columns=list(made.columns))], axis=1)
