@@ -40,6 +40,11 @@ class Settings:
     mlflow_tracking_uri: str = _doc("", "URI of an MLflow server to use instead of the embedded one.")
     api_host: str = _doc("127.0.0.1", "Address the API listens on.")
     api_port: int = _doc(8099, "Port of the API.")
+    platform_url: str = _doc(
+        "",
+        "PostgreSQL of plan, ledger and rollouts (postgresql://user:password@host/db); empty: an SQLite file.",
+    )
+    admin_port: int = _doc(8098, "Port of the control plane's own API, on 127.0.0.1 only.")
     item_refresh_ms: int = _doc(500, "How often the in-process item table looks for changes.")
     user_events_per_s: int = _doc(
         20, "Events a second the API takes of one user in the long run (per API process); 0: no limit."
@@ -101,7 +106,7 @@ class Settings:
 
     @property
     def platform_uri(self) -> Path:
-        """SQLite database of the control plane: plan and ledger."""
+        """SQLite database of the control plane (plan, ledger, rollouts), where `platform_url` names no other."""
         return self.root / "platform.db"
 
     @property

@@ -100,11 +100,11 @@ def history(ctx: typer.Context) -> None:
     --------
       larder models history
     """
-    from deployment.control_store import ControlStore
+    from deployment.store.control_store import ControlStore
     from serving.signature import signing_key
 
     settings = settings_of(ctx)
-    moves = ControlStore(settings.platform_uri, signing_key(settings)).history()
+    moves = [entry for entry in ControlStore(settings, signing_key(settings)).ledger() if entry.moved]
     if not moves:
         print("no move yet")
     for move in moves:
