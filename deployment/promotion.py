@@ -89,22 +89,21 @@ class ControlPlane:
         if expected_epoch is None:
             expected_epoch = before.epoch if before else 0
         version = self.registry.version(number)
-        verdict = None if again else self.verdict(version)
+        self._require_movable(version, before, expected_epoch)
+        verdict = None if again else self.verdict(version, before)
         if verdict is None:
             if not judge:
                 raise NotJudgedError(
-                    f"version {version.version} has no verdict yet; `larder models promote {version.version}` judges it"
+                    f"version {version.version} has no verdict against the champion of now; "
+                    f"`larder models promote {version.version}` judges it"
                 )
             verdict = self.judge(version, who=who, progress=progress)
+            version = self.registry.version(version.version)  # a plain ranker has a bundle only now
         if not verdict.passed:
             return Promotion(version, verdict, None, [])
         self._require_judged_content(version, verdict)
-        if before is not None and before.release:
-            raise ConflictError(
-                f"rollout {before.release} is running; end it first: `larder rollout abort` or `larder rollout force`"
-            )
         arm = Arm(verdict.bundle_id, version.version)
-        plan = self._commit(arm, before, expected_epoch, "promote", why, who, {"gated_at": verdict.gated_at})
+        plan = self._commit(arm, expected_epoch, "promote", why, who, {"gated_at": verdict.gated_at})
         return Promotion(version, verdict, plan, self.publish())
 
     def judge(self, version: Version, *, who: str | None = None, progress: Progress | None = None) -> Verdict:
@@ -118,8 +117,10 @@ class ControlPlane:
         self.store.append(entry, datetime.now(UTC))
         return verdict
 
-    def verdict(self, version: Version) -> Verdict | None:
-        """Return the newest verdict on a version's bundle from the ledger, None if there is none.
+    def verdict(self, version: Version, plan: Plan | None) -> Verdict | None:
+        """Return the newest verdict on a version's bundle from the ledger.
+
+        None if there is none, or if it compared the bundle with another champion than the plan's.
 
         Raises
         ------
@@ -127,7 +128,11 @@ class ControlPlane:
             If it is not what the gate wrote.
         """
         entry = self.store.verdict(version.bundle_id) if version.bundle_id else None
-        return None if entry is None else _read_verdict(entry.body["verdict"])
+        if entry is None:
+            return None
+        document = entry.body["verdict"]
+        champion = plan.stable.model_version if plan else ""
+        return _read_verdict(document) if document.get("champion_version", champion) == champion else None
 
     def rollback(
         self, *, why: str, who: str | None = None, expected_epoch: int | None = None
@@ -146,10 +151,11 @@ class ControlPlane:
         before = self.store.plan()
         if before is None:
             raise NotFoundError("there is no champion to roll back from; promote a version first")
+        expected = before.epoch if expected_epoch is None else expected_epoch
+        _require_epoch(before, expected)
         arm = self._previous(before)
         load_bundle(self._kept(arm))
-        expected = before.epoch if expected_epoch is None else expected_epoch
-        plan = self._commit(arm, before, expected, "rollback", why, who, {})
+        plan = self._commit(arm, expected, "rollback", why, who, {})
         return plan, self.publish()
 
     def publish(self) -> list[str]:
@@ -205,6 +211,24 @@ class ControlPlane:
         directory = self._settings.bundles_dir / arm.bundle_id
         return directory if directory.is_dir() else self.registry.fetch_bundle(self.registry.version(arm.model_version))
 
+    def _require_movable(self, version: Version, before: Plan | None, expected_epoch: int) -> None:
+        """Refuse before anything is measured what the transaction would refuse in the end.
+
+        Raises
+        ------
+        ConflictError
+            If the plan is not the one the decision was made on, a rollout runs, or it is the champion already.
+        """
+        _require_epoch(before, expected_epoch)
+        if before is None:
+            return
+        if before.release:
+            raise ConflictError(
+                f"rollout {before.release} is running; end it first: `larder rollout abort` or `larder rollout force`"
+            )
+        if before.stable == Arm(version.bundle_id, version.version):
+            raise ConflictError(f"version {version.version} is the champion already")
+
     def _require_judged_content(self, version: Version, verdict: Verdict) -> None:
         """Refuse a bundle that is not, byte for byte, the one that was judged."""
         if version.bundle_id != verdict.bundle_id:
@@ -217,15 +241,12 @@ class ControlPlane:
     def _commit(
         self,
         arm: Arm,
-        before: Plan | None,
         expected_epoch: int,
         action: Action,
         why: str,
         who: str | None,
         body: dict[str, Any],
     ) -> Plan:
-        if before is not None and before.epoch == expected_epoch and before.stable == arm:
-            raise ConflictError(f"version {arm.model_version} is the champion already")
         now = datetime.now(UTC)
         return self.store.commit(
             lambda _: Plan(0, arm, now),
@@ -233,6 +254,15 @@ class ControlPlane:
             entry=NewEntry(who or getpass.getuser(), action, why, arm.bundle_id, arm.model_version, body),
             now=now,
             seen_epoch=published_epoch(self._settings, self._key),
+        )
+
+
+def _require_epoch(plan: Plan | None, expected: int) -> None:
+    """Say early what the transaction would say in the end: that somebody moved."""
+    if (plan.epoch if plan else 0) != expected:
+        raise ConflictError(
+            f"the plan is at epoch {plan.epoch if plan else 0}, the decision was made at {expected}: somebody moved; "
+            "look at `larder models history` and decide again"
         )
 
 

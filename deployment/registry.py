@@ -85,6 +85,12 @@ class Registry:
         verify_files(target, manifest)
         return target
 
+    def run_figures(self, version: Version) -> tuple[dict[str, str], dict[str, float]]:
+        """Return parameters and metrics of the run a version came from."""
+        with self._reported("read the run"):
+            data = self._mlflow.get_run(version.run_id).data
+            return dict(data.params), dict(data.metrics)
+
     def write_verdict(self, version: Version, verdict: Verdict) -> None:
         """Keep a verdict with the version's run and tag the version."""
         word = "passed" if verdict.passed else "failed"

@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "training": ("feature_repo", "serving.cascade", "serving.candidates", "serving.bundle"),
     "deployment": (
         "feature_repo", "training", "serving.cascade", "serving.candidates", "serving.bundle", "serving.plan",
-        "serving.impressions", "serving.signature", "serving.assignment", "serving.rollout_status",
+        "serving.impressions", "serving.signature", "serving.assignment", "serving.rollout_status", "serving.problems",
+        "serving.loopback",
     ),
     "monitoring": ("feature_repo", "serving.bundle", "serving.impressions"),
     "load_tests": ("larder_client",),
