@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -138,6 +140,54 @@ def test_of_many_operators_exactly_one_wins(place: Settings) -> None:
         thread.join()
     assert sorted(outcomes) == ["told 409"] * 7 + ["won"]
     assert ControlStore(place, KEY).verify() == 1
+
+
+_RACER = """
+import sys
+from pathlib import Path
+from datetime import UTC, datetime
+from deployment.store.control_store import ControlStore
+from deployment.store.records import NewEntry
+from feature_repo.errors import ConflictError
+from feature_repo.settings import Settings
+from serving.plan import Arm, Plan
+
+store = ControlStore(Settings(Path(sys.argv[1]), sys.argv[2], platform_url=sys.argv[3]), b"k" * 32)
+arm = Arm("0" * 31 + sys.argv[4], sys.argv[4])
+print("ready", flush=True)
+for line in sys.stdin:
+    now = datetime.now(UTC)
+    try:
+        entry = NewEntry("racer", "promote", "race", arm.bundle_id, arm.model_version)
+        store.commit(lambda old: Plan(0, arm, now), expected_epoch=int(line), entry=entry, now=now)
+        print("won", flush=True)
+    except ConflictError:
+        print("told", flush=True)
+"""
+
+
+def test_of_fifty_races_of_processes_exactly_one_wins_each(place: Settings) -> None:
+    """Three processes are told the same epoch at once, fifty times."""
+    arguments = [str(place.home), place.project, place.platform_url]
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _RACER, *arguments, str(n)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+        )
+        for n in (1, 2, 3)
+    ]  # fmt: skip
+    try:
+        lines = [(racer.stdin, racer.stdout) for racer in racers if racer.stdin and racer.stdout]
+        assert [out.readline() for _, out in lines] == ["ready\n"] * 3
+        for epoch in range(50):
+            for write, _ in lines:
+                write.write(f"{epoch}\n")
+            assert sorted(out.readline() for _, out in lines) == ["told\n", "told\n", "won\n"], epoch
+    finally:
+        for racer in racers:
+            racer.kill()
+            racer.communicate()
+    assert ControlStore(place, KEY).verify() == 50
 
 
 def test_a_plan_that_serving_would_refuse_is_not_committed(place: Settings) -> None:
