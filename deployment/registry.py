@@ -112,6 +112,12 @@ class Registry:
                 raise
             return {alias: str(number) for alias, number in model.aliases.items()}
 
+    def log_report(self, version: str, html: str, path: str) -> None:
+        """Keep a page with the run of a version."""
+        run_id = self.version(version).run_id
+        with self._reported("keep the report"):
+            self._mlflow.log_text(run_id, html, path)
+
     def set_alias(self, alias: str, number: str | None) -> None:
         """Point an alias at a version, at none if None. The plan is the truth; an alias only shows it."""
         with self._reported(f"set the alias {alias}"):

@@ -45,6 +45,10 @@ class Settings:
         "PostgreSQL of plan, ledger and rollouts (postgresql://user:password@host/db); empty: an SQLite file.",
     )
     admin_port: int = _doc(8098, "Port of the control plane's own API, on 127.0.0.1 only.")
+    rollout_profile: str = _doc("production", "Profile of rollouts that start by themselves (docs/rollouts.md).")
+    rollout_auto: bool = _doc(
+        True, "Whether a version the gate let through starts its rollout by itself; true or false."
+    )
     item_refresh_ms: int = _doc(500, "How often the in-process item table looks for changes.")
     user_events_per_s: int = _doc(
         20, "Events a second the API takes of one user in the long run (per API process); 0: no limit."
@@ -123,6 +127,11 @@ class Settings:
     def hidden_items_path(self) -> Path:
         """Items of the popularity file that must not be shown, for a start without Redis."""
         return self.root / "hidden_items.json"
+
+    @property
+    def shadow_dir(self) -> Path:
+        """Log of what a shadow would have answered."""
+        return self.root / "shadow"
 
     @property
     def results_dir(self) -> Path:

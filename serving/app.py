@@ -36,12 +36,14 @@ from serving.observed import observe
 from serving.recommend import RecommendationService
 from serving.redis_client import BACKGROUND_TIMEOUT_S, RedisGuard, connect
 from serving.release_loader import ReleaseLoader
+from serving.rollout_status import rollout_status_key
 from serving.routes_admin import admin_routes
 from serving.routes_docs import install_docs
 from serving.routes_events import event_routes
 from serving.routes_health import health_routes
 from serving.routes_items import item_routes
 from serving.routes_recommendations import recommendation_routes
+from serving.routes_rollout import rollout_routes
 from serving.routes_score import score_routes
 from serving.score import ScoreService
 from serving.state import ServingState
@@ -150,6 +152,7 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
         score_routes(ScoreService(state, reads, now_us)),
         event_routes(events),
         admin_routes(state, reads, now_us),
+        rollout_routes(lambda: guard.call(lambda: client.get(rollout_status_key(settings.project)))),
         health_routes(state, guard, write_guard, metrics, now_us),
     ):
         app.include_router(router)

@@ -59,17 +59,22 @@ class LogTail:
                 self.offsets[name] = start + end
                 yield from data[:end].splitlines()
 
-    def look_until(self, offsets: Mapping[str, int]) -> Iterator[bytes]:
-        """Yield the lines up to some later positions, once more: what was read before a restart."""
-        for name, end in sorted(offsets.items()):
+    def look_until(self, ends: Mapping[str, int], limit: int = LOOK_BYTES) -> Iterator[bytes]:
+        """Yield the lines up to some later positions: what had been read before a restart."""
+        self.more = False
+        for name, end in sorted(ends.items()):
             while (start := self.offsets.get(name, 0)) < end:
+                if limit <= 0:
+                    self.more = True
+                    return
                 data = _read(self._directory / name, start, min(_CHUNK, end - start))
                 whole = data.rfind(b"\n") + 1 or len(data)
-                if not whole:
-                    break  # the file is gone
+                if not whole:  # the file is gone
+                    self.offsets[name] = end
+                    break
+                limit -= whole
                 self.offsets[name] = start + whole
                 yield from data[:whole].splitlines()
-            self.offsets[name] = max(end, self.offsets.get(name, 0))
 
 
 def _read(path: Path, start: int, length: int) -> bytes:

@@ -52,7 +52,9 @@ def outcomes_after(directory: Path, seq: int, until: int | None = None) -> tuple
         files = [file for file in live_files(directory, oldest) if file.last > seq]
         if not files:
             return [], seq
-        keep = (ds.field("seq") > seq) & ds.field("event_type").isin(list(_OUTCOMES)) & ds.field("request_id").is_valid()
+        keep = (
+            (ds.field("seq") > seq) & ds.field("event_type").isin(list(_OUTCOMES)) & ds.field("request_id").is_valid()
+        )
         last = max(file.last for file in files)
         if until is not None:
             keep, last = keep & (ds.field("seq") <= until), min(last, until)

@@ -10,7 +10,7 @@ import msgspec
 from feature_repo.errors import BadInputError
 from serving.plan import MAX_WEIGHT
 
-#: Ways a request can fail. Each is a Bernoulli event of the arm the user was assigned to.
+#: Ways a request can fail, counted by the arm the user was assigned to.
 GUARDRAILS: Final = ("error", "fallback", "slow", "non_finite", "empty")
 #: What is counted per user.
 CLICKS: Final = ("ctr", "conversion")
@@ -81,11 +81,12 @@ class RolloutProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ratio_alpha, click_alpha
         The same for the test of the sample ratio, and for clicks and purchases.
     window_s
-        Seconds of evidence taken together: one failure counts per user and window.
+        Seconds after which evidence is taken together, judged and kept.
     max_hold_minutes
         A step without a conclusion for so long is rolled back.
     margins
-        By how much the share of failed requests may be higher than the baseline's; one per name of `GUARDRAILS`.
+        By how much the share of users who meet a failure may be higher than the baseline's; one per name of
+        `GUARDRAILS`.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Sums over the shadow's answers: how often they failed, how far they are from what was served, and where most. PURE."""
+"""Sums over the shadow's answers: failures, distance from what was served, and where it is largest. PURE."""
 
 from __future__ import annotations
 

@@ -131,24 +131,25 @@ def decide(rollout: Rollout, evidence: Evidence) -> Decision:
     """
     if not rollout.active:
         return Decision("hold", f"the rollout has ended: {rollout.state}")
-    found = _harm_in_shadow(rollout, evidence) if rollout.state == "shadow" else _harm(evidence)
-    if found:
+    in_shadow = rollout.state == "shadow"
+    if found := _harm_in_shadow(rollout, evidence) if in_shadow else _harm(evidence):
         return Decision("roll_back", found)
     if rollout.paused:
         return Decision("hold", "paused; it goes on with `larder rollout resume`")
-    waiting = _missing_in_shadow(rollout, evidence) if rollout.state == "shadow" else _missing(rollout, evidence)
-    if waiting:
-        reason = "; ".join(waiting)
-        if rollout.elapsed_s >= rollout.profile.max_hold_minutes * 60:
-            return Decision(
-                "roll_back", f"nothing could be concluded in {_minutes(rollout.profile.max_hold_minutes)}: {reason}"
-            )
-        return Decision("hold", f"waiting: {reason}")
-    if rollout.state == "canary" and rollout.is_last_step:
-        return Decision("promote", f"not worse at any guardrail at {_percent(rollout.weight)} of users")
-    if rollout.state == "shadow":
+    if missing := _missing_in_shadow(rollout, evidence) if in_shadow else _missing(rollout, evidence):
+        return _wait(rollout, "; ".join(missing))
+    if in_shadow:
         return Decision("advance", f"{evidence.shadow.compared:,} answers of the shadow were compared, within bounds")
-    return Decision("advance", f"not worse at any guardrail at {_percent(rollout.weight)} of users")
+    reason = f"not worse at any guardrail at {_percent(rollout.weight)} of users"
+    return Decision("promote" if rollout.is_last_step else "advance", reason)
+
+
+def _wait(rollout: Rollout, missing: str) -> Decision:
+    """Wait for what is missing, but not for ever."""
+    longest = rollout.profile.max_hold_minutes
+    if rollout.elapsed_s >= longest * 60:
+        return Decision("roll_back", f"nothing could be concluded in {_minutes(longest)}: {missing}")
+    return Decision("hold", f"waiting: {missing}")
 
 
 def apply(rollout: Rollout, decision: Decision, *, epoch: int, now: datetime, who: str) -> Rollout:

@@ -211,6 +211,11 @@ class ControlStore:
             ledger.lock_head(connection, self._project, self._key)
             return leases.acquire(connection, self._project, holder, ttl_s, now)
 
+    def lease(self) -> Lease | None:
+        """Return the lease as it stands, also one that is over; None if nobody has it."""
+        with self._read() as connection:
+            return leases.held(connection, self._project)
+
     def renew_lease(self, lease: Lease, ttl_s: float, now: datetime) -> Lease:
         """Hold the lease longer.
 

@@ -26,6 +26,14 @@ def acquire(connection: Connection, project: str, holder: str, ttl_s: float, now
     return lease
 
 
+def held(connection: Connection, project: str) -> Lease | None:
+    """Read the lease."""
+    row = _row(connection, project)
+    if row is None or not row.holder:
+        return None
+    return Lease(row.holder, row.token, _EPOCH + timedelta(microseconds=row.expires_us))
+
+
 def renew(connection: Connection, project: str, lease: Lease, ttl_s: float, now: datetime) -> Lease:
     """Move the end of a lease that is still held."""
     check(connection, project, lease)
