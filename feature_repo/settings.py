@@ -129,11 +129,6 @@ class Settings:
         return self.root / "hidden_items.json"
 
     @property
-    def shadow_dir(self) -> Path:
-        """Log of what a shadow would have answered."""
-        return self.root / "shadow"
-
-    @property
     def results_dir(self) -> Path:
         """Where benches and checks write their figures."""
         return self.home / "results"

@@ -43,9 +43,10 @@ border:1px solid var(--line);color:var(--soft);font-size:13px}ol.steps .past{bor
 ol.steps .now{background:var(--base);border-color:var(--base);color:var(--card);font-weight:600}
 ol.steps .stop{background:var(--bad);border-color:var(--bad);color:var(--card);font-weight:600}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:5px 10px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap;font-size:14px}
+th,td{padding:5px 10px;text-align:right;border-bottom:1px solid var(--line);font-size:14px}th{white-space:nowrap}
+td small{display:block;color:var(--soft);font-size:12.5px}
 th{color:var(--soft);font-weight:500;font-size:13px}tr>*:first-child{text-align:left}tr:last-child td{border:0}
-td.text{white-space:normal;text-align:left;overflow-wrap:anywhere;min-width:220px}th.text{text-align:left}
+td.text{text-align:left;overflow-wrap:anywhere;width:55%}th.text{text-align:left}
 .dot{display:inline-block;width:9px;height:9px;border-radius:50%;margin-right:7px;background:var(--c,#8a94a3)}
 svg{display:block}svg text{font:11px system-ui,sans-serif;fill:var(--soft)}svg .axis{stroke:var(--line)}
 svg .zero{stroke:var(--soft)}svg .margin{stroke:var(--open);stroke-dasharray:4 3}svg .band{fill:var(--band)}
@@ -66,7 +67,7 @@ def rollout_view(status: RolloutStatus, now: datetime) -> str:
         "<h2>Canary against baseline</h2>",
         _tests(status.tests),
     ]
-    if status.series:
+    if len(status.series) > 2:
         parts += ["<h2>Over time</h2>", _curves(status)]
     if status.shadow is not None:
         parts += ["<h2>Shadow</h2>", _shadow(status.shadow)]
@@ -141,25 +142,24 @@ def _arms(arms: Sequence[ArmStatus]) -> str:
 def _tests(tests: Sequence[TestStatus]) -> str:
     rows = []
     for test in tests:
-        kind = _TEST_CLASS.get(test.state, "open")
-        state = "" if test.name == "sample ratio" and test.state == "open" else escape(test.state)
-        low_is_bad = test.name in _CLICKS
+        is_ratio, is_click = test.name == "sample ratio", test.name in _CLICKS
+        kind = "good" if is_ratio and test.state == "open" else _TEST_CLASS.get(test.state, "open")
+        word = ("unequal" if test.state == "worse" else "equal") if is_ratio else test.state
         rows.append([
-            escape(_TITLES.get(test.name, test.name)),
-            f"<span class='word {kind}'>{state or 'as they should be'}</span>",
+            f"{escape(_TITLES.get(test.name, test.name))}<small>{escape(test.text)}</small>",
+            f"<span class='word {kind}'>{escape(word)}</span>",
             _points(test.value),
-            f"<span class={kind}>{interval_bar(test, low_is_bad=low_is_bad)}</span>",
-            _points(test.margin, sign="-" if low_is_bad else "+") if test.margin else "",
+            f"<span class={kind}>{interval_bar(test, low_is_bad=is_click)}</span>",
+            _points(test.margin, sign="-" if is_click else "+") if test.margin else "",
             _evidence(test),
-            escape(test.text),
         ])  # fmt: skip
-    head = ["", "", "difference", "interval; dashes: what is tolerated", "margin", "evidence", "users"]
+    head = ["", "", "difference", "interval; dashes: what is tolerated", "margin", "evidence"]
     legend = (
-        "<p class=soft>Difference of shares of users, canary less baseline, in percentage points. Evidence is how many "
-        "times likelier this is if the canary is worse; at its bound the rollout goes back. A canary goes on when the "
-        "whole interval of every guardrail is inside the margin.</p>"
+        "<p class=soft>Difference of shares of users, canary less baseline, in percentage points. Evidence says how "
+        "many times likelier this is if the canary is worse; at its bound the rollout goes back. A canary goes on when "
+        "the interval of every guardrail ends before the dashes.</p>"
     )
-    return f"<div class='card scroll'>{_table(head, rows, text=6)}{legend}</div>" if rows else _nothing("no canary yet")
+    return f"<div class='card scroll'>{_table(head, rows)}{legend}</div>" if rows else _nothing("no canary yet")
 
 
 def _curves(status: RolloutStatus) -> str:
@@ -223,7 +223,8 @@ def _nothing(words: str) -> str:
 def _evidence(test: TestStatus) -> str:
     if test.e_value is None or test.threshold is None:
         return ""
-    value = f"{test.e_value:.2g}" if test.e_value < 1e6 else "&gt; 10<sup>6</sup>"
+    value = f"{test.e_value:,.3g}" if test.e_value < 1e3 else f"{test.e_value:,.0f}"
+    value = value if test.e_value < 1e6 else "over a million"
     return f"{value} of {test.threshold:,.0f}"
 
 

@@ -16,11 +16,8 @@ _MAX_SEGMENTS: Final = 60
 #: A segment with fewer answers is not shown.
 _MIN_ANSWERS: Final = 20
 _SHOWN: Final = 8
-#: What a record says besides segments.
-_MEASURES: Final = frozenset({
-    "request_id", "time_us", "user_id", "bundle_id", "stable_bundle", "k", "overlap", "rank_correlation",
-    "score_shift", "latency_ms", "served_latency_ms", "error", "epoch", "items", "scores",
-})  # fmt: skip
+#: Fields of a record that are segments.
+_SEGMENTS: Final = ("known", "level", "category")
 _MEANS: Final = ("overlap", "rank_correlation", "score_shift")
 
 
@@ -77,16 +74,21 @@ class ShadowSums(msgspec.Struct):
         )
 
     def _add_segments(self, record: dict[str, Any], overlap: float) -> None:
-        fields = record.get("segments")
-        fields = fields if isinstance(fields, dict) else {k: v for k, v in record.items() if k not in _MEASURES}
-        for field, value in fields.items():
-            if not isinstance(value, str | bool):
+        for field in _SEGMENTS:
+            value = record.get(field)
+            if value is None:
                 continue
-            name = f"{field}={str(value).lower() if isinstance(value, bool) else value[:60]}"
+            name = f"{field} {_word(value)}"
             if name not in self.segments and len(self.segments) >= _MAX_SEGMENTS:
                 continue
             count, total = self.segments.get(name, (0, 0.0))
             self.segments[name] = (count + 1, total + overlap)
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)[:60] or "(none)"
 
 
 def _number(value: Any) -> float | None:
