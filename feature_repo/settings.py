@@ -124,6 +124,11 @@ class Settings:
         return self.root / "impressions"
 
     @property
+    def shadow_dir(self) -> Path:
+        """Log of what a shadow candidate would have served, compared with what was."""
+        return self.root / "shadow"
+
+    @property
     def hidden_items_path(self) -> Path:
         """Items of the popularity file that must not be shown, for a start without Redis."""
         return self.root / "hidden_items.json"
