@@ -71,18 +71,19 @@ class AliasWatch:
 
     def _bring_in_line(self, plan: Plan, found: dict[str, str], now: datetime, who: str) -> list[AliasReset]:
         wanted = aliases_of(plan)
-        known = self._store.confirmed_aliases()
+        known = self._store.known_aliases() or [{}]
+        wrong = [alias for alias in ALIASES if found.get(alias) != wanted.get(alias)]
         resets = []
-        for alias in ALIASES:
-            points_at, should = found.get(alias, ""), wanted.get(alias, "")
-            if points_at == should:
-                continue
-            if points_at != (known or {}).get(alias, ""):
-                resets.append(AliasReset(alias, points_at, should))
+        for alias in wrong:
+            if found.get(alias) not in [state.get(alias) for state in known]:
+                resets.append(AliasReset(alias, found.get(alias, ""), wanted.get(alias, "")))
                 self._tell(plan, resets[-1], now, who)
-            self._registry.set_alias(alias, should or None)
-        if known != wanted:
-            self._store.confirm_aliases(wanted, plan.epoch)
+        if wrong and wanted not in known:
+            self._store.keep_aliases([*known, wanted], plan.epoch)  # whoever looks meanwhile is not surprised
+        for alias in wrong:
+            self._registry.set_alias(alias, wanted.get(alias))
+        if known != [wanted]:
+            self._store.keep_aliases([wanted], plan.epoch)
         self._told.clear()
         return resets
 

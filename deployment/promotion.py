@@ -14,7 +14,8 @@ from deployment.publication import publish_plan, published_epoch
 from deployment.registry import Registry, Version
 from deployment.store.control_store import ControlStore
 from deployment.store.records import Action, LedgerBrokenError, NewEntry
-from deployment.verdict import Check, Verdict
+from deployment.verdict import Verdict
+from deployment.verdict_entries import record_verdict, recorded_verdict
 from feature_repo.errors import BadInputError, ConflictError, LarderError, NotFoundError
 from feature_repo.settings import Settings
 from serving.bundle import load_bundle
@@ -39,13 +40,21 @@ class Promotion:
 
 
 class ControlPlane:
-    """Judge, promote, roll back and publish for one project."""
+    """Judge, promote, roll back and publish for one project.
 
-    def __init__(self, settings: Settings) -> None:
+    Parameters
+    ----------
+    settings
+        Project, database, MLflow.
+    registry
+        Another client of MLflow, say one that gives up sooner; one of its own if None.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry | None = None) -> None:
         self._settings = settings
         self._key = signing_key(settings)
         self.store = ControlStore(settings, self._key)
-        self.registry = Registry(settings)
+        self.registry = registry or Registry(settings)
         self.aliases = AliasWatch(self.store, self.registry)
 
     def promote(
@@ -90,7 +99,8 @@ class ControlPlane:
             expected_epoch = before.epoch if before else 0
         version = self.registry.version(number)
         self._require_movable(version, before, expected_epoch)
-        verdict = None if again else self.verdict(version, before)
+        champion = before.stable.model_version if before else ""
+        verdict = None if again else recorded_verdict(self.store, version.bundle_id, champion)
         if verdict is None:
             if not judge:
                 raise NotJudgedError(
@@ -109,30 +119,8 @@ class ControlPlane:
     def judge(self, version: Version, *, who: str | None = None, progress: Progress | None = None) -> Verdict:
         """Let the gate judge a version, and append the verdict to the ledger."""
         verdict = gate(self._settings, self.registry, version, progress)
-        word = "passed" if verdict.passed else "not passed"
-        entry = NewEntry(
-            who or getpass.getuser(), "verdict", f"version {version.version} was judged: {word}", verdict.bundle_id,
-            version.version, {"verdict": verdict.to_dict()},
-        )  # fmt: skip
-        self.store.append(entry, datetime.now(UTC))
+        record_verdict(self.store, verdict, who or getpass.getuser(), datetime.now(UTC))
         return verdict
-
-    def verdict(self, version: Version, plan: Plan | None) -> Verdict | None:
-        """Return the newest verdict on a version's bundle from the ledger.
-
-        None if there is none, or if it compared the bundle with another champion than the plan's.
-
-        Raises
-        ------
-        LedgerBrokenError
-            If it is not what the gate wrote.
-        """
-        entry = self.store.verdict(version.bundle_id) if version.bundle_id else None
-        if entry is None:
-            return None
-        document = entry.body["verdict"]
-        champion = plan.stable.model_version if plan else ""
-        return _read_verdict(document) if document.get("champion_version", champion) == champion else None
 
     def rollback(
         self, *, why: str, who: str | None = None, expected_epoch: int | None = None
@@ -264,9 +252,3 @@ def _require_epoch(plan: Plan | None, expected: int) -> None:
             f"the plan is at epoch {plan.epoch if plan else 0}, the decision was made at {expected}: somebody moved; "
             "look at `larder models history` and decide again"
         )
-
-
-def _read_verdict(document: dict[str, Any]) -> Verdict:
-    """Read a verdict as the ledger keeps it."""
-    checks = tuple(Check(**check) for check in document["checks"])
-    return Verdict(document["model"], document["version"], document["bundle_id"], document["gated_at"], checks)

@@ -84,3 +84,12 @@ def postgres() -> Iterator[tuple[str, int]]:
     """URL and process id of a real PostgreSQL; skips where none is installed."""
     with postgres_server() as running:
         yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Settings of an empty control plane's store, on each kind of database."""
+    found = Settings(home=tmp_path, project=f"shop{next(_numbers)}")
+    if request.param == "postgresql":
+        found = replace(found, platform_url=request.getfixturevalue("postgres")[0])
+    return found

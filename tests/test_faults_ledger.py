@@ -7,8 +7,6 @@ import random
 import subprocess
 import sys
 import time
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -43,12 +41,9 @@ while True:
 """
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_a_kill_leaves_before_or_after(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_a_kill_leaves_before_or_after(place: Settings) -> None:
     """Whatever was acknowledged is there, at most one commit more, and everything belongs together."""
-    rng, place = random.Random(SEED), Settings(home=tmp_path, project=f"p{time.time_ns()}")
-    if kind == "postgresql":
-        place = replace(place, platform_url=request.getfixturevalue("postgres")[0])
+    rng = random.Random(SEED)
     arguments = [str(place.home), place.project, place.platform_url]
     epochs = [0]
     for _ in range(KILLS):

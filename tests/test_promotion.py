@@ -26,6 +26,7 @@ from deployment.admin_token import admin_token, create_token
 from deployment.ledger_check import verify_ledger
 from deployment.promotion import ControlPlane, NotJudgedError
 from deployment.store.records import LedgerBrokenError, NewEntry
+from deployment.verdict_entries import recorded_verdict
 from deployment.version_diff import compare_versions
 from feature_repo.errors import BadInputError, ConflictError, NotFoundError
 from feature_repo.settings import Settings
@@ -117,8 +118,7 @@ def test_only_what_passed_and_is_unchanged_moves(shop: tuple[Settings, ControlPl
 def test_a_version_is_judged_against_the_champion_of_now(shop: tuple[Settings, ControlPlane, list[str]]) -> None:
     """No verdict, or one against an older champion, is no verdict."""
     settings, plane, bundles = shop
-    version = plane.registry.version("2")
-    assert plane.verdict(version, None) is not None
+    assert recorded_verdict(plane.store, bundles[1], "") is not None
     document = {"model": settings.model_name, "version": "2", "bundle_id": bundles[1], "gated_at": "", "checks": []}
     entry = NewEntry("gate", "verdict", "x", bundles[1], "2", {"verdict": {**document, "champion_version": "1"}})
     plane.store.append(entry, datetime.now(UTC))

@@ -234,15 +234,15 @@ class ControlStore:
             ledger.lock_head(connection, self._project, self._key)
             leases.release(connection, self._project, lease)
 
-    def confirmed_aliases(self) -> dict[str, str] | None:
-        """Return what MLflow's aliases were when they were last known to be ours; None before that."""
+    def known_aliases(self) -> list[dict[str, str]]:
+        """Return what MLflow's aliases may be without anybody's hand: as last seen in line, and as being set now."""
         with self._read() as connection:
             return rollouts.load_aliases(connection, self._project)
 
-    def confirm_aliases(self, aliases: dict[str, str], epoch: int) -> None:
-        """Remember that MLflow's aliases are as the plan of an epoch has them."""
+    def keep_aliases(self, states: list[dict[str, str]], epoch: int) -> None:
+        """Remember that, unless somebody has for a newer plan."""
         with self._write() as connection:
-            rollouts.store_aliases(connection, self._project, aliases, epoch)
+            rollouts.store_aliases(connection, self._project, states, epoch)
 
     def _plan(self, connection: Connection) -> Plan | None:
         body = connection.execute(select(PLAN.c.body).where(PLAN.c.project == self._project)).scalar()

@@ -54,17 +54,17 @@ def store(connection: Connection, project: str, key: bytes, row: RolloutRow | No
     put(connection, ROLLOUT, {"project": project, "rollout_id": row.rollout_id}, values)
 
 
-def load_aliases(connection: Connection, project: str) -> dict[str, str] | None:
-    """Read what the aliases last were."""
+def load_aliases(connection: Connection, project: str) -> list[dict[str, str]]:
+    """Read what the aliases may be."""
     text = connection.execute(select(ALIAS.c.aliases).where(ALIAS.c.project == project)).scalar()
-    return None if text is None else dict(json.loads(text))
+    return [] if text is None else list(json.loads(text))
 
 
-def store_aliases(connection: Connection, project: str, aliases: dict[str, str], epoch: int) -> None:
-    """Write what the aliases are, unless a newer plan's are known."""
+def store_aliases(connection: Connection, project: str, states: list[dict[str, str]], epoch: int) -> None:
+    """Write what the aliases may be, unless a newer plan's are known."""
     known = connection.execute(select(ALIAS.c.epoch).where(ALIAS.c.project == project)).scalar()
     if known is None or known <= epoch:
-        put(connection, ALIAS, {"project": project}, {"epoch": epoch, "aliases": canonical(aliases)})
+        put(connection, ALIAS, {"project": project}, {"epoch": epoch, "aliases": canonical(states)})
 
 
 def _signature(project: str, rollout_id: str, state: str, body: str, revision: int, key: bytes) -> str:
