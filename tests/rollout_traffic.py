@@ -66,7 +66,13 @@ def begin(settings: Settings, profile: RolloutProfile | None = None) -> Current:
     """Start a rollout of the candidate against the champion."""
     moves = Moves(settings, ControlStore(settings, signing_key(settings)), signing_key(settings))
     return moves.start(
-        CANDIDATE, profile or tiny_profile(), collected_from_here(settings), who="test", why="try it", now=START, body={}
+        CANDIDATE,
+        profile or tiny_profile(),
+        collected_from_here(settings),
+        who="test",
+        why="try it",
+        now=START,
+        body={},
     )
 
 

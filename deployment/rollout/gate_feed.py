@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from deployment.promotion import ControlPlane
-from deployment.store.records import NewEntry
+from deployment.verdict_entries import record_verdict
 from feature_repo.errors import LarderError
 from feature_repo.settings import Settings
 from serving.signature import signing_key
@@ -32,6 +32,11 @@ class GateFeed:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gate", daemon=True)
         self._told = ""
+        self._again: set[str] = set()
+
+    def again(self, version: str) -> None:
+        """Let a version be judged once more: it was compared with a champion of the past."""
+        self._again.add(version)
 
     def start(self) -> None:
         """Start the thread."""
@@ -60,6 +65,9 @@ class GateFeed:
             looked = worker.run_once()
             problem = looked.problem or "; ".join(f"version {version} waits: {why}" for version, why in looked.waiting)
             self._enter(looked.verdicts)
+            while self._again and not self._stopping.is_set():
+                version = self._again.pop()
+                self._enter((worker.judge(worker.version(version)),))
         except LarderError as error:
             problem = str(error)
         if problem and problem != self._told:
@@ -78,10 +86,7 @@ class GateFeed:
             if (verdict.version, verdict.gated_at) in known:
                 continue
             known.add((verdict.version, verdict.gated_at))
-            word = "passed" if verdict.passed else "not passed"
-            why = f"version {verdict.version} was judged: {word}"
-            entry = NewEntry(WHO, "verdict", why, verdict.bundle_id, verdict.version, {"verdict": verdict.to_dict()})
-            self._plane.store.append(entry, datetime.now(UTC))
+            record_verdict(self._plane.store, verdict, WHO, datetime.now(UTC))
 
     def _kept(self) -> list[Any]:
         """Return verdicts of versions that are judged, from this machine's files."""

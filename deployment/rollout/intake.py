@@ -34,12 +34,21 @@ class Intake:
         Of the rollouts it starts; read anew for each.
     who
         Kept in the ledger.
+    stale
+        Called with a version whose verdict compares it with a champion of the past.
     """
 
-    def __init__(self, plane: ControlPlane, profile: Callable[[], RolloutProfile], who: str) -> None:
+    def __init__(
+        self,
+        plane: ControlPlane,
+        profile: Callable[[], RolloutProfile],
+        who: str,
+        stale: Callable[[str], None] = lambda _version: None,
+    ) -> None:
         self._plane = plane
         self._profile = profile
         self._who = who
+        self._stale = stale
         self._looked_at = ""
 
     def next(self, moves: Moves, collected: Callable[[], Collected], now: datetime, lease: Lease) -> Current | None:
@@ -74,8 +83,11 @@ class Intake:
                 self._plane.promote(entry.model_version, why=f"{why}: the first champion", who=self._who, judge=False)
                 return None
             if document.get("champion_version", plan.stable.model_version) != plan.stable.model_version:
-                _LOG.info("version %s was compared with a champion of the past; it is not tried", entry.model_version)
-                continue
+                _LOG.info(
+                    "version %s was compared with a champion of the past: it is judged again", entry.model_version
+                )
+                self._stale(entry.model_version)
+                return None
             candidate, body = Arm(entry.bundle_id, entry.model_version), {"verdict_entry": entry.entry}
             return moves.start(
                 candidate, self._profile(), collected(), who=self._who, why=why, now=now, body=body, lease=lease
