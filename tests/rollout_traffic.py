@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +13,6 @@ import msgspec
 import pyarrow as pa
 import redis
 
-from deployment.promotion import ControlPlane
 from deployment.rollout.collector import collected_from_here
 from deployment.rollout.moves import Current, Moves
 from deployment.rollout.profile import RolloutProfile, read_profile
@@ -97,7 +96,6 @@ class Traffic:
         self.rng = random.Random(self.seed)
         self.sent = 0
         self.encoder = msgspec.json.Encoder()
-        self._log: LiveLog | None = None
 
     def serve(self, plan: Plan, n: int) -> None:
         """Answer so many requests under a plan and log them, with the shadow's answers and the users' clicks."""
@@ -162,8 +160,6 @@ class Traffic:
             file.write(b"\n".join(lines) + b"\n")
 
     def _click(self, clicks: list[tuple[str, str]]) -> None:
-        if self._log is None:
-            self._log = LiveLog(self.settings)
         at = START + timedelta(microseconds=self.time_us - int(START.timestamp() * 1e6))
         rows = []
         for n, (request_id, user) in enumerate(clicks):
@@ -173,11 +169,8 @@ class Traffic:
             }  # fmt: skip
             rows.append(row)
         table = pa.Table.from_pylist(rows, schema=LOG_SCHEMA)
-        self._log.append(StreamBatch(table, [], [], table["seq"][-1].as_py()))
-
-    def close(self) -> None:
-        if self._log is not None:
-            self._log.close()
+        with contextlib.closing(LiveLog(self.settings)) as log:
+            log.append(StreamBatch(table, [], [], table["seq"][-1].as_py()))
 
 
 def published(settings: Settings, client: redis.Redis) -> Plan | None:
@@ -202,11 +195,3 @@ class Clock:
     def pass_(self, seconds: float) -> None:
         self.seconds += seconds
         self.wall += timedelta(seconds=seconds)
-
-
-def plane_of(settings: Settings) -> ControlPlane:
-    return ControlPlane(settings)
-
-
-def wall_us() -> int:
-    return time.time_ns() // 1000

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-#: One look takes no more than this, so that a tick stays short; the rest comes with the next.
+#: One look takes about this, so that a tick stays short; the rest comes with the next.
 LOOK_BYTES: Final = 32_000_000
 _CHUNK: Final = 4_000_000
 
@@ -42,9 +42,9 @@ class LogTail:
         #: Whether the last look ended at its bound, with more to read.
         self.more = False
 
-    def look(self, limit: int = LOOK_BYTES) -> Iterator[bytes]:
+    def look(self) -> Iterator[bytes]:
         """Yield the lines that came since, file by file; a line that is not ended yet waits."""
-        self.more = False
+        self.more, limit = False, LOOK_BYTES
         for name, size in sorted(positions(self._directory).items()):
             while (start := self.offsets.get(name, 0)) < size:
                 if limit <= 0:
@@ -59,9 +59,9 @@ class LogTail:
                 self.offsets[name] = start + end
                 yield from data[:end].splitlines()
 
-    def look_until(self, ends: Mapping[str, int], limit: int = LOOK_BYTES) -> Iterator[bytes]:
+    def look_until(self, ends: Mapping[str, int]) -> Iterator[bytes]:
         """Yield the lines up to some later positions: what had been read before a restart."""
-        self.more = False
+        self.more, limit = False, LOOK_BYTES
         for name, end in sorted(ends.items()):
             while (start := self.offsets.get(name, 0)) < end:
                 if limit <= 0:
