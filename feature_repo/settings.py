@@ -61,6 +61,10 @@ class Settings:
         "have caught up.",
     )
     plan_poll_ms: int = _doc(500, "How often serving looks for a new plan.")
+    canary_timeout_ms: int = _doc(
+        60, "Longest wait of a request for a candidate's process; then the stable model answers."
+    )
+    child_memory_mb: int = _doc(4096, "Memory a candidate's process may take; one that needs more is ended.")
     impression_days: int = _doc(14, "Days for which the log of what was served is kept.")
     impression_all_candidates_share: float = _doc(
         0.01, "Share of requests for which that log keeps what the model saw of all candidates, not of the list only."
