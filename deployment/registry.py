@@ -17,6 +17,7 @@ from serving.bundle import bundle_id_of, read_manifest, verify_files
 from training.tracking import TAG_BUNDLE, client
 
 CHAMPION = "champion"
+CHALLENGER = "challenger"
 TAG_VERDICT = "larder.verdict"
 
 
@@ -84,6 +85,12 @@ class Registry:
         verify_files(target, manifest)
         return target
 
+    def run_figures(self, version: Version) -> tuple[dict[str, str], dict[str, float]]:
+        """Return parameters and metrics of the run a version came from."""
+        with self._reported("read the run"):
+            data = self._mlflow.get_run(version.run_id).data
+            return dict(data.params), dict(data.metrics)
+
     def write_verdict(self, version: Version, verdict: Verdict) -> None:
         """Keep a verdict with the version's run and tag the version."""
         word = "passed" if verdict.passed else "failed"
@@ -92,10 +99,32 @@ class Registry:
             self._mlflow.log_text(version.run_id, "\n".join(verdict.lines()), f"verdict/v{version.version}.txt")
             self._mlflow.set_model_version_tag(self._settings.model_name, version.version, TAG_VERDICT, word)
 
-    def set_champion(self, number: str) -> None:
-        """Point the alias at a version. The plan is the truth; the alias only shows it."""
-        with self._reported("set the alias"):
-            self._mlflow.set_registered_model_alias(self._settings.model_name, CHAMPION, number)
+    def aliases(self) -> dict[str, str]:
+        """Return which version each alias of the model points at; none if nothing was ever registered."""
+        from mlflow.exceptions import MlflowException
+
+        with self._reported("read the aliases"):
+            try:
+                model = self._mlflow.get_registered_model(self._settings.model_name)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return {}
+                raise
+            return {alias: str(number) for alias, number in model.aliases.items()}
+
+    def log_report(self, version: str, html: str, path: str) -> None:
+        """Keep a page with the run of a version."""
+        run_id = self.version(version).run_id
+        with self._reported("keep the report"):
+            self._mlflow.log_text(run_id, html, path)
+
+    def set_alias(self, alias: str, number: str | None) -> None:
+        """Point an alias at a version, at none if None. The plan is the truth; an alias only shows it."""
+        with self._reported(f"set the alias {alias}"):
+            if number is None:
+                self._mlflow.delete_registered_model_alias(self._settings.model_name, alias)
+            else:
+                self._mlflow.set_registered_model_alias(self._settings.model_name, alias, number)
 
     def _aliases(self) -> dict[str, list[str]]:
         model = self._mlflow.get_registered_model(self._settings.model_name)

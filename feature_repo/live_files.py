@@ -37,9 +37,16 @@ class LiveFile(NamedTuple):
     path: Path
 
 
-def live_files(directory: Path) -> list[LiveFile]:
-    """Return the live files in `seq` order, a file before those whose range lies in its own."""
-    names = ((_NAME.fullmatch(path.name), path) for path in directory.glob("day=*/live-*.parquet"))
+def live_files(directory: Path, oldest: str = "") -> list[LiveFile]:
+    """Return the live files in `seq` order, a file before those whose range lies in its own.
+
+    Parameters
+    ----------
+    oldest
+        First day wanted, as its directory is called; all if empty.
+    """
+    days = [day for day in directory.glob("day=*") if day.name >= oldest]
+    names = ((_NAME.fullmatch(path.name), path) for day in days for path in day.glob("live-*.parquet"))
     files = [LiveFile(int(match[1]), int(match[2]), path) for match, path in names if match]
     return sorted(files, key=lambda file: (file.first, -file.last, file.path))
 

@@ -40,6 +40,15 @@ class Settings:
     mlflow_tracking_uri: str = _doc("", "URI of an MLflow server to use instead of the embedded one.")
     api_host: str = _doc("127.0.0.1", "Address the API listens on.")
     api_port: int = _doc(8099, "Port of the API.")
+    platform_url: str = _doc(
+        "",
+        "PostgreSQL of plan, ledger and rollouts (postgresql://user:password@host/db); empty: an SQLite file.",
+    )
+    admin_port: int = _doc(8098, "Port of the control plane's own API, on 127.0.0.1 only.")
+    rollout_profile: str = _doc("production", "Profile of rollouts that start by themselves (docs/rollouts.md).")
+    rollout_auto: bool = _doc(
+        True, "Whether a version the gate let through starts its rollout by itself; true or false."
+    )
     item_refresh_ms: int = _doc(500, "How often the in-process item table looks for changes.")
     user_events_per_s: int = _doc(
         20, "Events a second the API takes of one user in the long run (per API process); 0: no limit."
@@ -52,6 +61,10 @@ class Settings:
         "have caught up.",
     )
     plan_poll_ms: int = _doc(500, "How often serving looks for a new plan.")
+    canary_timeout_ms: int = _doc(
+        60, "Longest wait of a request for a candidate's process; then the stable model answers."
+    )
+    child_memory_mb: int = _doc(4096, "Memory a candidate's process may take; one that needs more is ended.")
     impression_days: int = _doc(14, "Days for which the log of what was served is kept.")
     impression_all_candidates_share: float = _doc(
         0.01, "Share of requests for which that log keeps what the model saw of all candidates, not of the list only."
@@ -101,7 +114,7 @@ class Settings:
 
     @property
     def platform_uri(self) -> Path:
-        """SQLite database of the control plane: plan and ledger."""
+        """SQLite database of the control plane (plan, ledger, rollouts), where `platform_url` names no other."""
         return self.root / "platform.db"
 
     @property
@@ -113,6 +126,11 @@ class Settings:
     def impressions_dir(self) -> Path:
         """Log of what was served."""
         return self.root / "impressions"
+
+    @property
+    def shadow_dir(self) -> Path:
+        """Log of what a shadow candidate would have served, compared with what was."""
+        return self.root / "shadow"
 
     @property
     def hidden_items_path(self) -> Path:

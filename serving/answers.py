@@ -12,9 +12,6 @@ from pydantic import Field
 from serving.cascade.explanation import Contribution
 from serving.cascade.recommender import RankedItem
 
-#: The plan has one arm so far: the champion answers everybody.
-ARM = "stable"
-
 #: Rungs of the ladder, best first.
 Level = Literal["full", "item_side", "popularity", "popularity_file"]
 LEVELS: tuple[Level, ...] = ("full", "item_side", "popularity", "popularity_file")
@@ -56,7 +53,10 @@ def new_request_id() -> str:
 RequestId = Annotated[str, Field(description="Id of the answer; send it back with the events the answer caused.")]
 BundleId = Annotated[str | None, Field(description="Content hash of the model that was used; null if none was.")]
 ModelVersion = Annotated[str | None, Field(description="Version of the model in the registry.")]
-ArmName = Annotated[str, Field(description="Arm of the plan the user belongs to.")]
+ArmName = Annotated[
+    Literal["stable", "baseline", "canary"],
+    Field(description="Arm of the plan the user belongs to; lists that are the same for everybody are stable."),
+]
 LevelName = Annotated[Level, Field(description="Rung of the ladder the answer stands on.")]
 Reasons = Annotated[list[Reason], Field(description="Why the answer is not what it could be at best; often empty.")]
 FeatureAge = Annotated[

@@ -9,10 +9,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from redis.asyncio import Redis
 from threadpoolctl import threadpool_limits
 
@@ -20,6 +20,7 @@ from feature_repo.online_reader import AsyncOnlineReader
 from feature_repo.settings import Settings
 from serving import problems
 from serving.background import BackgroundWork
+from serving.child_scorer.child import ENTRY, ChildLimits
 from serving.event_intake import EventIntake
 from serving.explainer import Explainer
 from serving.feature_reads import FeatureReads
@@ -36,14 +37,17 @@ from serving.observed import observe
 from serving.recommend import RecommendationService
 from serving.redis_client import BACKGROUND_TIMEOUT_S, RedisGuard, connect
 from serving.release_loader import ReleaseLoader
+from serving.rollout_status import rollout_status_key
 from serving.routes_admin import admin_routes
 from serving.routes_docs import install_docs
 from serving.routes_events import event_routes
 from serving.routes_health import health_routes
 from serving.routes_items import item_routes
 from serving.routes_recommendations import recommendation_routes
+from serving.routes_rollout import rollout_routes
 from serving.routes_score import score_routes
 from serving.score import ScoreService
+from serving.shadow import Shadow
 from serving.state import ServingState
 from serving.stream_entry import NewItems, StreamEntry
 
@@ -61,7 +65,13 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
-def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
+def create_app(
+    settings: Settings,
+    *,
+    redis: Redis | None = None,
+    child_limits: ChildLimits | None = None,
+    child_entry: str = ENTRY,
+) -> FastAPI:
     """Make the service of one project.
 
     Parameters
@@ -70,6 +80,8 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
         Where Redis, bundles and plan are, and how long to wait.
     redis
         Client to use instead of one made from the settings; closed by whoever made it.
+    child_limits, child_entry
+        Of candidates' processes, see `ReleaseLoader`.
     """
     # A request's products are too small to share: waking other threads for them takes longer than they do.
     threadpool_limits(1, "blas")
@@ -79,11 +91,12 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
     guard, write_guard = (RedisGuard(settings.redis_timeout_ms / 1000) for _ in range(2))
     reader = AsyncOnlineReader(client, settings.project)
     state = ServingState(ItemTableSource(reader, now_us), hidden=load_hidden(settings.hidden_items_path))
-    loader = ReleaseLoader(settings, client, state, metrics)
+    loader = ReleaseLoader(settings, client, state, metrics, limits=child_limits, entry=child_entry)
     impressions = ImpressionLog(
         settings.impressions_dir, metrics.impressions_dropped.inc, keep_days=settings.impression_days
     )
     reads, explainer = FeatureReads(reader, guard, metrics), Explainer()
+    shadow = Shadow(settings, reads, metrics)
     recommendations = RecommendationService(
         state,
         reads,
@@ -92,6 +105,8 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
         metrics,
         now_us,
         all_candidates_share=settings.impression_all_candidates_share,
+        canary_timeout_s=settings.canary_timeout_ms / 1000,
+        shadow=shadow,
     )
     entry, new_items = StreamEntry(settings, client, write_guard, metrics), NewItems(settings.max_items)
     events = EventIntake(settings, entry, new_items, state, metrics, now_us)
@@ -114,6 +129,7 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         impressions.start()
+        shadow.start()
         works = [
             BackgroundWork("item table", settings.item_refresh_ms / 1000, refresh, state.problems),
             BackgroundWork("plan", settings.plan_poll_ms / 1000, loader.poll, state.problems),
@@ -126,7 +142,8 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
         try:
             yield
         finally:
-            await asyncio.gather(*(work.stop() for work in works))
+            await asyncio.gather(*(work.stop() for work in works), shadow.stop())
+            await loader.stop()
             await asyncio.to_thread(impressions.stop)
             await asyncio.to_thread(explainer.stop)
             if redis is None:
@@ -140,22 +157,31 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    install_docs(app)
     app.state.serving = state
     app.state.metrics = metrics
-    problems.install(app)
-    for router in (
+    routers = (
         recommendation_routes(recommendations, metrics),
         item_routes(ItemListService(state, now_us), items),
         score_routes(ScoreService(state, reads, now_us)),
         event_routes(events),
         admin_routes(state, reads, now_us),
+        rollout_routes(lambda: guard.call(lambda: client.get(rollout_status_key(settings.project)))),
         health_routes(state, guard, write_guard, metrics, now_us),
-    ):
+    )
+    _install(app, routers, recommendations, metrics)
+    return app
+
+
+def _install(
+    app: FastAPI, routers: Iterable[APIRouter], recommendations: RecommendationService, metrics: Metrics
+) -> None:
+    """Add pages, routes and what is around them, the outermost last."""
+    install_docs(app)
+    problems.install(app)
+    for router in routers:
         app.include_router(router)
     app.add_middleware(HotPath, service=recommendations, metrics=metrics)
     app.add_middleware(MeasuredApp, metrics=metrics)
-    return app
 
 
 def app_from_environment() -> FastAPI:

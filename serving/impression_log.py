@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from serving.impressions import Impressions, day_of, to_record
+from serving.impressions import Impressions, ShadowRecord, day_of, to_record
 
 _LOG = logging.getLogger(__name__)
 #: Records waiting to be written; about 100 MB at k = 20.
@@ -26,32 +26,47 @@ _FLUSH_S: Final = 0.5
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
 
 
-class ImpressionLog:
+class _Timed(Protocol):
+    @property
+    def time_us(self) -> int: ...
+
+
+T = TypeVar("T", bound=_Timed)
+
+
+class RecordLog(Generic[T]):
     """A bounded queue and the thread that appends JSON lines to `<directory>/<UTC day>/<start>-<pid>.jsonl`.
 
     Parameters
     ----------
     directory
-        `Settings.impressions_dir`.
+        `Settings.impressions_dir` or `Settings.shadow_dir`.
     on_drop
         Called with the number of records that were lost: the queue was full, or the disk refused them.
     length
         Records that may wait.
     keep_days
         Days before the day of the newest record that are kept; older directories are removed when a day begins.
+    name
+        Of the thread.
     """
 
     def __init__(
-        self, directory: Path, on_drop: Callable[[int], None], length: int = QUEUE_LENGTH, keep_days: int = 14
+        self,
+        directory: Path,
+        on_drop: Callable[[int], None],
+        length: int = QUEUE_LENGTH,
+        keep_days: int = 14,
+        name: str = "records",
     ) -> None:
         self._directory = directory
         self._on_drop = on_drop
-        self._queue: queue.Queue[Impressions | None] = queue.Queue(length)
+        self._queue: queue.Queue[T | None] = queue.Queue(length)
         self._keep_days = keep_days
         self._name = f"{time.time_ns() // 1_000_000}-{os.getpid()}.jsonl"
         self._file: IO[bytes] | None = None
         self._day = ""
-        self._thread = threading.Thread(target=self._run, name="impressions", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     @property
     def waiting(self) -> int:
@@ -62,7 +77,7 @@ class ImpressionLog:
         """Start the thread."""
         self._thread.start()
 
-    def append(self, record: Impressions) -> None:
+    def append(self, record: T) -> None:
         """Queue a record; drop it if the queue is full. Never waits."""
         try:
             self._queue.put_nowait(record)
@@ -80,9 +95,13 @@ class ImpressionLog:
         if self._thread.is_alive():
             self._on_drop(self._queue.qsize())
 
+    def encoded(self, record: T) -> Any:
+        """Return what is written down of a record; called in the log's thread."""
+        return record
+
     def _run(self) -> None:
         encoder = msgspec.json.Encoder()
-        waiting: list[Impressions] = []
+        waiting: list[T] = []
         stopping = False
         while not stopping:
             deadline = time.monotonic() + _FLUSH_S
@@ -101,19 +120,19 @@ class ImpressionLog:
         if self._file is not None:
             self._file.close()
 
-    def _write(self, records: list[Impressions], encoder: msgspec.json.Encoder) -> None:
+    def _write(self, records: list[T], encoder: msgspec.json.Encoder) -> None:
         written = 0
         try:
-            by_day: dict[str, list[Impressions]] = {}
+            by_day: dict[str, list[T]] = {}
             for record in records:
                 by_day.setdefault(day_of(record.time_us), []).append(record)
             for day, those in by_day.items():
                 file = self._open(day)
-                file.write(encoder.encode_lines([to_record(one) for one in those]))
+                file.write(encoder.encode_lines([self.encoded(one) for one in those]))
                 file.flush()
                 written += len(those)
         except (OSError, ValueError) as error:  # a closed file is a ValueError
-            _LOG.error("%d impressions could not be written: %s", len(records) - written, error)
+            _LOG.error("%d records could not be written: %s", len(records) - written, error)
             self._on_drop(len(records) - written)
             self._file = None
 
@@ -134,3 +153,15 @@ class ImpressionLog:
         for path in self._directory.iterdir():
             if _DAY.fullmatch(path.name) and path.name < oldest:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+class ImpressionLog(RecordLog[Impressions]):
+    """The log of answers."""
+
+    def encoded(self, record: Impressions) -> Any:
+        """Encode what the model saw."""
+        return to_record(record)
+
+
+class ShadowLog(RecordLog[ShadowRecord]):
+    """The log of a shadow candidate's comparisons."""

@@ -1,6 +1,7 @@
 """What was served and what the model saw: the record of one answer, as it is handed over and as it is on disk.
 
-`impression_log.py` writes the records; `larder features check` reads them back and computes the features again.
+`impression_log.py` writes the records; `larder features check` reads them back and computes the features again, the
+rollout's controller counts them. Beside them: what a shadow candidate would have answered.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -27,6 +28,9 @@ I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
 
 _LOG = logging.getLogger(__name__)
+#: Why the assigned arm did not answer well. "fallback": its process is away, the stable model was asked at once.
+Failure = Literal["error", "timeout", "non_finite", "empty", "fallback"]
+FAILURES: tuple[Failure, ...] = ("error", "timeout", "non_finite", "empty", "fallback")
 #: In place of a `seq`: Redis did not answer in time, so the model saw nulls whatever the row holds.
 NOT_READ: Final = -1
 
@@ -82,6 +86,13 @@ class Impressions:
         could not be read.
     seen
         None where no model ranked anything.
+    latency_ms
+        From the request, decoded, to the list, not yet encoded: the reads of features and the model. None in records
+        from before it was measured.
+    failure
+        Why the assigned arm did not answer well; None where it did. The user got a list all the same.
+    epoch
+        Epoch of the plan obeyed; 0 where there was none.
     """
 
     request_id: str
@@ -98,6 +109,9 @@ class Impressions:
     feature_age_s: float | None
     reasons: list[str]
     seen: Seen | None = None
+    latency_ms: float | None = None
+    failure: Failure | None = None
+    epoch: int = 0
 
 
 class SeenRecord(msgspec.Struct, frozen=True):
@@ -155,6 +169,52 @@ class ImpressionRecord(msgspec.Struct, frozen=True):
     feature_age_s: float | None
     reasons: list[str]
     seen: SeenRecord | None = None
+    latency_ms: float | None = None
+    failure: Failure | None = None
+    epoch: int = 0
+
+
+class ShadowRecord(msgspec.Struct, frozen=True):
+    """A shadow candidate's answer to a request, compared with the stable model's: one line of JSON.
+
+    Attributes
+    ----------
+    bundle_id, stable_bundle
+        The candidate, and the bundle that made the list the user got.
+    k
+        Length of the list wanted.
+    overlap
+        Share of the longer list's items that both lists have, 0 to 1; None, like the next two, where the candidate
+        did not answer.
+    rank_correlation
+        Spearman's, of the items in both lists; None with fewer than two.
+    score_shift
+        Mean score of the candidate's list less that of the list served.
+    latency_ms, served_latency_ms
+        The candidate's time with its read of pair rows, but not the user's rows, and the served list's time with all.
+    error
+        Why the candidate did not answer; None where it did.
+    known, level, category
+        Segments: whether anything was known of the user, the answer's rung of the ladder, the category of the first
+        item served ("" if it has none).
+    """
+
+    request_id: str
+    time_us: int
+    user_id: str
+    bundle_id: str
+    stable_bundle: str | None
+    epoch: int
+    k: int
+    overlap: float | None
+    rank_correlation: float | None
+    score_shift: float | None
+    latency_ms: float | None
+    served_latency_ms: float | None
+    error: Failure | None
+    known: bool
+    level: str
+    category: str
 
 
 def to_record(served: Impressions) -> ImpressionRecord:
@@ -196,12 +256,28 @@ def day_of(time_us: int) -> str:
     return datetime.fromtimestamp(time_us / 1e6, UTC).strftime("%Y-%m-%d")
 
 
+class _Timed(Protocol):
+    @property
+    def time_us(self) -> int: ...
+
+
+R = TypeVar("R", bound=_Timed)
+
+
 def read_impressions(directory: Path, since_us: int = 0) -> Iterator[ImpressionRecord]:
     """Yield the records of answers from a time on, file by file, each file in its own order.
 
     A line that is no record (the last one of a process that was killed) is skipped and logged.
     """
-    decoder = msgspec.json.Decoder(ImpressionRecord)
+    return _read(directory, msgspec.json.Decoder(ImpressionRecord), since_us)
+
+
+def read_shadow(directory: Path, since_us: int = 0) -> Iterator[ShadowRecord]:
+    """Yield the records of a shadow's comparisons (`Settings.shadow_dir`) like `read_impressions`."""
+    return _read(directory, msgspec.json.Decoder(ShadowRecord), since_us)
+
+
+def _read(directory: Path, decoder: msgspec.json.Decoder[R], since_us: int) -> Iterator[R]:
     for path in sorted(directory.glob("*/*.jsonl")):
         if path.parent.name < day_of(since_us):
             continue

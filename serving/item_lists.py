@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from feature_repo.errors import UnavailableError
-from serving.answers import ARM, ItemList, Level, Reason, new_request_id
+from serving.answers import ItemList, Level, Reason, new_request_id
 from serving.candidates.item_to_item import ItemToItem
 from serving.cascade.items import ItemTable
 from serving.cascade.recommender import RankedItem
@@ -70,7 +70,7 @@ class ItemListService:
             request_id=new_request_id(),
             model_version=used.model_version if used else None,
             bundle_id=used.bundle.bundle_id if used else None,
-            arm=ARM,
+            arm="stable",
             level=level,
             reasons=reasons,
             feature_age_s=self._state.feature_age_s(self._now_us()),

@@ -5,12 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from feature_repo.online_reader import AsyncOnlineReader
 from feature_repo.packed_tail import CatalogItem
 from feature_repo.rows import Rows
 from serving.cascade.item_changes import apply_changes
-from serving.cascade.items import ItemTable, build_item_table, catalog_entry
+from serving.cascade.items import CatalogEntry, ItemTable, build_item_table, catalog_entry
+
+
+@dataclass(frozen=True, slots=True)
+class TableChange:
+    """One refresh: whoever applies it to the table before has the table after, index for index."""
+
+    before: ItemTable | None
+    after: ItemTable
+    catalog: list[CatalogEntry]
+    stats: Rows
 
 
 class ItemTableSource:
@@ -22,6 +33,11 @@ class ItemTableSource:
         Reader of the project's online store.
     now_us
         Wall clock, µs since the epoch.
+
+    Attributes
+    ----------
+    listeners
+        Called with every change, on the event loop, in the moment the table is swapped.
     """
 
     def __init__(self, reader: AsyncOnlineReader, now_us: Callable[[], int]) -> None:
@@ -30,6 +46,7 @@ class ItemTableSource:
         self._cursor_ms = 0
         self._table: ItemTable | None = None
         self._checked_at: float | None = None
+        self.listeners: list[Callable[[TableChange], None]] = []
 
     @property
     def table(self) -> ItemTable | None:
@@ -62,7 +79,10 @@ class ItemTableSource:
             # Sorted, so that a freshly loaded table orders its items (and breaks ties) like an offline one.
             item_ids = sorted(changes.item_ids)
             stats, entries = await self._reader.read_items(item_ids)
-            self._table = await asyncio.to_thread(_next, self._table, item_ids, stats, entries, as_of_us)
+            change = await asyncio.to_thread(_next, self._table, item_ids, stats, entries, as_of_us)
+            self._table = change.after
+            for listener in tuple(self.listeners):
+                listener(change)
         # An item may change again in the very millisecond of the last change seen: look at that millisecond once
         # more, and only when it brought nothing newer start behind it.
         repeated = changes.cursor_ms == self._cursor_ms and changes.cursor_ms > 0
@@ -73,8 +93,13 @@ class ItemTableSource:
 
 def _next(
     table: ItemTable | None, item_ids: list[str], stats: Rows, entries: list[CatalogItem | None], as_of_us: int
-) -> ItemTable:
+) -> TableChange:
     catalog = [catalog_entry(item_id, entry) for item_id, entry in zip(item_ids, entries, strict=True)]
+    return TableChange(table, next_table(table, catalog, stats, as_of_us), catalog, stats)
+
+
+def next_table(table: ItemTable | None, catalog: list[CatalogEntry], stats: Rows, as_of_us: int) -> ItemTable:
+    """Return the table after a change, with what requests ask of it derived already."""
     following = (
         build_item_table(catalog, stats, as_of_us) if table is None else apply_changes(table, catalog, stats, as_of_us)
     )

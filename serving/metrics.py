@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from serving.plan import Arm
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -35,16 +37,23 @@ class Metrics:
         self.bundle_load_failures = self._counter("bundle_load_failures", "Bundles that were refused")
         self.plans_refused = self._counter("plans_refused", "Plans that were not obeyed", "reason")
         self.impressions_dropped = self._counter("impressions_dropped", "Records of answers that were lost")
-        self._model_info = self._gauge("model_info", "The bundle that answers", "bundle_id", "model_version", "arm")
+        self.arm_requests = self._counter("arm_requests", "Recommendations by the arm the user belongs to", "arm")
+        self.canary_failures = self._counter(
+            "canary_failures", "Canary requests the stable model answered, by what the candidate did", "kind"
+        )
+        self.child_restarts = self._counter("child_restarts", "Candidates' processes that ended, by how", "reason")
+        self.shadow = self._counter("shadow", "Requests for a shadow by what became of them", "result")
+        self._model_info = self._gauge("model_info", "The bundles of the plan", "bundle_id", "model_version", "arm")
 
     def observe(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Register a gauge that is asked for when Prometheus is."""
         self._gauge(name, text).set_function(value)
 
-    def set_model(self, bundle_id: str, model_version: str, arm: str = "stable") -> None:
-        """Name the bundle that answers; the last one's labels go."""
+    def set_models(self, arms: Mapping[str, Arm]) -> None:
+        """Name the bundle of each arm; those of the last plan go."""
         self._model_info.clear()
-        self._model_info.labels(bundle_id, model_version, arm).set(1)
+        for name, arm in arms.items():
+            self._model_info.labels(arm.bundle_id, arm.model_version, name).set(1)
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

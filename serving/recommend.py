@@ -15,17 +15,22 @@ from feature_repo.events import Repeats
 from feature_repo.rows import Rows, UserRows, null_rows
 from feature_repo.services import service_hash
 from feature_repo.views import USER_ITEM
-from serving.answers import ARM, ExplainedItem, Level, Reason, Recommendations, new_request_id
+from serving.answers import ExplainedItem, Level, Reason, Recommendations, new_request_id
+from serving.assignment import ArmName
 from serving.cascade.explanation import explain_unscored
 from serving.cascade.items import ItemTable
 from serving.cascade.recommender import Draft, RankedItem, Slate
 from serving.cascade.rerank import DiversityKind
+from serving.child_scorer.child import CandidateError, ChildScorer
+from serving.child_scorer.ranking import Asked, rank
 from serving.explainer import Explainer
 from serving.feature_reads import FeatureReads
 from serving.impression_log import ImpressionLog
-from serving.impressions import NOT_READ, Impressions, Seen, keeps_all_candidates
+from serving.impressions import NOT_READ, Failure, Impressions, Seen, keeps_all_candidates
 from serving.metrics import Metrics
+from serving.plan import Arm
 from serving.popular import popular_in_file, popular_in_table
+from serving.shadow import Shadow
 from serving.state import Release, ServingState
 
 _LOG = logging.getLogger(__name__)
@@ -55,6 +60,8 @@ class _Served:
     user_read: bool = True
     seen: Seen | None = None
     slate: Slate | None = None
+    arm: Arm | None = None  # whose list it is; None where no model made it
+    failure: Failure | None = None
 
 
 class RecommendationService:
@@ -70,6 +77,8 @@ class RecommendationService:
         now_us: Callable[[], int],
         *,
         all_candidates_share: float = 0.0,
+        canary_timeout_s: float = 0.06,
+        shadow: Shadow | None = None,
     ) -> None:
         self._state = state
         self._reads = reads
@@ -78,6 +87,8 @@ class RecommendationService:
         self._metrics = metrics
         self._now_us = now_us
         self._all_candidates_share = all_candidates_share
+        self._canary_timeout_s = canary_timeout_s
+        self._shadow = shadow
 
     async def recommend(self, wish: Wish) -> Recommendations:
         """Answer one request and record what was served.
@@ -87,34 +98,43 @@ class RecommendationService:
         UnavailableError
             Only if neither a bundle nor an item table was ever loaded: there is nothing to show.
         """
-        now_us = self._now_us()
+        now_us, start = self._now_us(), time.perf_counter()
         # Before the reads: what it promises is in every row that they bring.
         feature_age_s = self._state.feature_age_s(now_us)
         request_id = wish.request_id or new_request_id()
         release, table = self._state.release, self._state.table
+        assigned: ArmName = "stable" if release is None else release.arm_of(wish.user_id)
+        self._metrics.arm_requests.labels(assigned).inc()
         if release is not None and table is not None:
-            served = await self._by_model(wish, request_id, release, table, now_us)
+            served = await self._by_model(wish, request_id, release, table, now_us, assigned)
         else:
             served = self._without_model(wish, release, table)
+        latency_ms = (time.perf_counter() - start) * 1000
         items = await self._explained(served, release) if wish.explain else served.items
-        used = release if served.level != "popularity" else None
         answer = Recommendations(
             request_id=request_id,
             user_id=wish.user_id,
-            model_version=used.model_version if used else None,
-            bundle_id=used.bundle.bundle_id if used else None,
-            arm=ARM,
+            model_version=served.arm.model_version if served.arm else None,
+            bundle_id=served.arm.bundle_id if served.arm else None,
+            arm=assigned,
             level=served.level,
             reasons=served.reasons,
             feature_age_s=feature_age_s,
             item_table_age_s=self._state.item_table_age_s,
             items=items,
         )
-        self._record(answer, served, wish.k, now_us)
+        self._record(answer, served, wish.k, now_us, latency_ms, 0 if release is None else release.plan.epoch)
+        if release is not None and release.shadow is not None and self._shadow is not None and served.arm is not None:
+            self._shadow.ask(release, _asked(wish, served.user, served.user_read, now_us), answer, latency_ms)
         return answer
 
-    async def _by_model(self, wish: Wish, request_id: str, release: Release, table: ItemTable, now_us: int) -> _Served:
-        """Rank with the bundle; without the user's features if they cannot be read."""
+    async def _by_model(
+        self, wish: Wish, request_id: str, release: Release, table: ItemTable, now_us: int, assigned: ArmName
+    ) -> _Served:
+        """Rank with the arm's bundle; without the user's features if they cannot be read.
+
+        Where the canary does not answer, the stable model does, and the record says so.
+        """
         stage, reasons = self._metrics.stage, list[Reason]()
         start = time.perf_counter()
         user = await self._reads.user(wish.user_id, now_us)
@@ -129,21 +149,49 @@ class RecommendationService:
                 reasons.append("repeats_not_known")
         elif not user.known:
             reasons.append("unknown_user")
+        keep_all = keeps_all_candidates(request_id, self._all_candidates_share)
+        asked = _asked(wish, user, known, now_us, keep_all=keep_all)
+        failure: Failure | None = None
+        if assigned == "canary" and release.canary is not None:
+            try:
+                return await self._by_canary(asked, release.canary, level, reasons)
+            except CandidateError as error:
+                failure = error.kind
+                self._metrics.canary_failures.labels(failure).inc()
+        served = await self._by_stable(asked, release, table, level, reasons)
+        # Where nothing may be shown, that is not the candidate's failure.
+        served.failure = (None if failure == "empty" and not served.items else failure) or served.failure
+        return served
+
+    async def _by_canary(self, asked: Asked, canary: ChildScorer, level: Level, reasons: list[Reason]) -> _Served:
+        answer = await rank(canary, asked, self._reads, self._canary_timeout_s)
+        for name, count in answer.candidates.items():
+            self._metrics.candidates.labels(name).inc(count)
+        if not answer.pairs_read:
+            level = "item_side"
+            reasons.append("pair_features_unavailable")
+        return _Served(level, answer.items, reasons, asked.user, asked.known, answer.seen, arm=canary.arm)
+
+    async def _by_stable(
+        self, asked: Asked, release: Release, table: ItemTable, level: Level, reasons: list[Reason]
+    ) -> _Served:
+        stage, read = self._metrics.stage, time.perf_counter()
+        user, known, now_us = asked.user, asked.known, asked.now_us
         recommender = release.bundle.recommender
         try:
             draft = recommender.draft(
                 user,
                 table,
                 now_us,
-                k=wish.k,
-                exclude=wish.exclude,
-                repeats=wish.repeats,
-                diversity=wish.diversity,
+                k=asked.k,
+                exclude=asked.exclude,
+                repeats=asked.repeats,
+                diversity=asked.diversity,
             )
             item_ids = draft.item_ids
             drafted = time.perf_counter()
             stage["retrieve"].observe(drafted - read)
-            pairs = await self._reads.pairs(wish.user_id, item_ids, now_us) if known and item_ids else None
+            pairs = await self._reads.pairs(user.user_id, item_ids, now_us) if known and item_ids else None
             pairs_read = pairs is not None
             if pairs is None:
                 pairs = null_rows(USER_ITEM, len(item_ids))
@@ -155,20 +203,23 @@ class RecommendationService:
             slate = recommender.finish(draft, pairs)
             _require_numbers(slate)
             stage["rank"].observe(time.perf_counter() - paired)
-        except Exception:  # a bug in a model must not take the shop's page down; it is counted and logged
+        except Exception as error:  # a bug in a model must not take the shop's page down; it is counted and logged
             _LOG.exception("bundle %s failed on a request", release.bundle.bundle_id)
             self._metrics.model_failures.inc()
-            items = popular_in_table(table, wish.k, exclude=wish.exclude)
-            return _Served("popularity", items, [*reasons, "model_failed"], user, known)
+            items = popular_in_table(table, asked.k, exclude=asked.exclude)
+            failure: Failure = "non_finite" if isinstance(error, _NotANumberError) else "error"
+            return _Served("popularity", items, [*reasons, "model_failed"], user, known, failure=failure)
         names = [g.name for g in recommender.generators]
         for name, count in zip(names, np.bincount(draft.candidates.source, minlength=len(names)), strict=True):
             self._metrics.candidates.labels(name).inc(int(count))
-        keep_all = keeps_all_candidates(request_id, self._all_candidates_share)
-        seen = _seen(recommender.service, draft, pairs, slate, pairs_read=pairs_read, keep_all=keep_all)
-        return _Served(level, slate.items, reasons, user, known, seen, slate)
+        seen = _seen(recommender.service, draft, pairs, slate, pairs_read=pairs_read, keep_all=asked.all_candidates)
+        return _Served(level, slate.items, reasons, user, known, seen, slate, release.plan.stable)
 
     async def _explained(self, served: _Served, release: Release | None) -> Sequence[RankedItem]:
         """Explain a list; as it is, with a reason, where that cannot be done now."""
+        if served.slate is None and served.seen is not None:  # a candidate's process explains nothing
+            served.reasons.append("explanation_unavailable")
+            return served.items
         if release is None or served.slate is None:
             explanations = [explain_unscored(item.source) for item in served.items]
         else:
@@ -205,10 +256,12 @@ class RecommendationService:
             return _Served("popularity", items, ["no_bundle"], user)
         if release is not None:
             items = popular_in_file(release.bundle.popular, wish.k, exclude=[*wish.exclude, *self._state.hidden])
-            return _Served("popularity_file", items, ["no_item_table"], user)
+            return _Served("popularity_file", items, ["no_item_table"], user, arm=release.plan.stable)
         raise UnavailableError("neither a model bundle nor the item table has been loaded yet; try again in a moment")
 
-    def _record(self, answer: Recommendations, served: _Served, k: int, now_us: int) -> None:
+    def _record(
+        self, answer: Recommendations, served: _Served, k: int, now_us: int, latency_ms: float, epoch: int
+    ) -> None:
         for item in served.items:
             self._metrics.served_items.labels(item.source).inc()
         self._impressions.append(
@@ -227,8 +280,15 @@ class RecommendationService:
                 feature_age_s=answer.feature_age_s,
                 reasons=list(answer.reasons),
                 seen=served.seen,
+                latency_ms=round(latency_ms, 3),
+                failure=served.failure,
+                epoch=epoch,
             )
         )
+
+
+def _asked(wish: Wish, user: UserRows, known: bool, now_us: int, *, keep_all: bool = False) -> Asked:
+    return Asked(user, known, now_us, wish.k, wish.exclude, wish.repeats, wish.diversity, keep_all)
 
 
 def _user_seq(served: _Served) -> int:
@@ -257,7 +317,11 @@ def _seen(service: str, draft: Draft, pairs: Rows, slate: Slate, *, pairs_read: 
     )
 
 
+class _NotANumberError(ValueError):
+    pass
+
+
 def _require_numbers(slate: Slate) -> None:
     """Refuse a list with a score that is no number."""
     if not all(math.isfinite(item.score) for item in slate.items):
-        raise ValueError("the model gave a score that is not a number")
+        raise _NotANumberError("the model gave a score that is not a number")

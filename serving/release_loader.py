@@ -1,4 +1,7 @@
-"""Follows the plan: loads, checks and warms up the bundle it names, then swaps it in; a bad one changes nothing."""
+"""Follows the plan: loads, checks and warms up the stable bundle, then swaps it in; a bad one changes nothing.
+
+A canary and a shadow are loaded by processes of their own (`child_scorer`), which outlive changes of the weight.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,19 @@ import gc
 import logging
 import time
 
-import numpy as np
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from feature_repo.errors import BadInputError, LarderError
-from feature_repo.events import EventType
-from feature_repo.rows import NO_RECENT_EVENTS, RecentEvents, UserRows, null_rows
 from feature_repo.settings import Settings
-from feature_repo.views import DAY_US, ITEM_STATS, USER_CATEGORY, USER_ITEM, USER_STATS
 from serving.bundle import Bundle, load_bundle
-from serving.cascade.items import CatalogEntry, ItemTable, build_item_table
+from serving.child_scorer.child import ENTRY, ChildLimits, ChildScorer, Restart
 from serving.metrics import Metrics
-from serving.plan import Plan, decode_plan, load_plan, plan_key, save_plan
+from serving.plan import Arm, Plan, decode_plan, load_plan, plan_key, save_plan
 from serving.redis_client import BACKGROUND_TIMEOUT_S
 from serving.signature import signing_key
 from serving.state import Release, ServingState
+from serving.warm_up import warm_up
 
 _LOG = logging.getLogger(__name__)
 #: A bundle that could not be loaded is tried again after this time: it may still be on its way to the disk.
@@ -30,9 +30,24 @@ RETRY_S = 10.0
 
 
 class ReleaseLoader:
-    """Brings `state.release` up to the newest plan; `poll` is called every `plan_poll_ms`."""
+    """Brings `state.release` up to the newest plan; `poll` is called every `plan_poll_ms`.
 
-    def __init__(self, settings: Settings, client: Redis, state: ServingState, metrics: Metrics) -> None:
+    Parameters
+    ----------
+    limits, entry
+        Of candidates' processes (`ChildScorer`); the settings' memory and the usual entry if None.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        client: Redis,
+        state: ServingState,
+        metrics: Metrics,
+        *,
+        limits: ChildLimits | None = None,
+        entry: str = ENTRY,
+    ) -> None:
         self._settings = settings
         self._client = client
         self._state = state
@@ -40,6 +55,9 @@ class ReleaseLoader:
         self._key = signing_key(settings)
         self._refused: set[tuple[int, str]] = set()
         self._failed: tuple[Plan, float] | None = None
+        self._limits = limits or ChildLimits(memory_mb=settings.child_memory_mb)
+        self._entry = entry
+        self._children: dict[str, ChildScorer] = {}
 
     async def poll(self) -> bool:
         """Look for a plan and obey it.
@@ -49,6 +67,7 @@ class ReleaseLoader:
         bool
             Whether another release is served now.
         """
+        self._note_candidates()
         plan = await self._newest_plan()
         current = self._state.release
         if plan is None or (current is not None and plan == current.plan):
@@ -62,8 +81,37 @@ class ReleaseLoader:
             return False
         return await self._swap(plan)
 
+    async def stop(self) -> None:
+        """End the candidates' processes."""
+        await asyncio.gather(*(child.stop() for child in self._children.values()))
+
+    def _note_candidates(self) -> None:
+        """Say which candidates are not up."""
+        found = [child.problem for child in self._children.values() if child.problem is not None]
+        if found:
+            self._state.problems["candidates"] = "; ".join(found)
+        else:
+            self._state.problems.pop("candidates", None)
+
     async def _newest_plan(self) -> Plan | None:
-        """Read the plan in Redis; the one on disk where Redis is away, or holds none that can be read."""
+        """Read the plan in Redis; the one on disk where Redis is away, or holds none that can be read.
+
+        At the start the newer of the two: a Redis that came back with old data must not undo a promotion.
+        """
+        plan = await self._plan_in_redis()
+        if plan is not None and self._state.release is not None:
+            return plan
+        try:
+            kept = await asyncio.to_thread(load_plan, self._settings.plan_path, self._key)
+        except (BadInputError, OSError) as error:
+            self._state.problems["plan"] = f"the plan on disk was refused: {error}"
+            return plan
+        if plan is None or kept is None or kept.epoch <= plan.epoch:
+            return plan or kept
+        self._refuse(plan, kept)
+        return kept
+
+    async def _plan_in_redis(self) -> Plan | None:
         try:
             async with asyncio.timeout(BACKGROUND_TIMEOUT_S):
                 data = await self._client.get(plan_key(self._settings.project))
@@ -75,11 +123,7 @@ class ReleaseLoader:
             _LOG.debug("Redis is away; the plan on disk counts")
         except BadInputError as error:
             self._state.problems["plan"] = f"the plan in Redis was refused: {error}"
-        try:
-            return await asyncio.to_thread(load_plan, self._settings.plan_path, self._key)
-        except (BadInputError, OSError) as error:
-            self._state.problems["plan"] = f"the plan on disk was refused: {error}"
-            return None
+        return None
 
     def _refuse(self, plan: Plan, current: Plan) -> None:
         """Say once that a plan is not obeyed."""
@@ -89,7 +133,7 @@ class ReleaseLoader:
         self._refused.add(key)
         reason = "older_epoch" if plan.epoch < current.epoch else "conflicting_epoch"
         self._metrics.plans_refused.labels(reason).inc()
-        _LOG.warning("plan of epoch %d refused (%s): epoch %d is served", plan.epoch, reason, current.epoch)
+        _LOG.warning("plan of epoch %d refused (%s): epoch %d counts", plan.epoch, reason, current.epoch)
 
     async def _swap(self, plan: Plan) -> bool:
         """Load the plan's bundle in a thread; requests are answered by the old one meanwhile."""
@@ -105,13 +149,40 @@ class ReleaseLoader:
             return False
         self._failed = None
         self._state.problems.pop("bundle", None)
-        self._state.release = Release(plan, bundle)
-        self._metrics.set_model(bundle.bundle_id, plan.stable.model_version)
+        gone = self._take_over(plan, bundle)
         # What was loaded lives long: the collector need not walk over it again in the middle of requests.
         gc.freeze()
         _LOG.info("serving bundle %s, version %s, epoch %d", bundle.bundle_id, plan.stable.model_version, plan.epoch)
         await asyncio.to_thread(self._keep, plan)
+        await asyncio.gather(*(child.stop() for child in gone))
         return True
+
+    def _take_over(self, plan: Plan, bundle: Bundle) -> list[ChildScorer]:
+        """Serve a plan; return the processes it has no use for. One that is up goes on, whatever its new role."""
+        canary, shadow = self._child(plan.canary), self._child(plan.shadow)
+        self._state.release = Release(plan, bundle, canary, shadow)
+        arms = {"stable": plan.stable, "canary": plan.canary, "shadow": plan.shadow}
+        self._metrics.set_models({name: arm for name, arm in arms.items() if arm is not None})
+        used = {arm.bundle_id for arm in (plan.canary, plan.shadow) if arm is not None}
+        return [self._children.pop(bundle_id) for bundle_id in set(self._children) - used]
+
+    def _child(self, arm: Arm | None) -> ChildScorer | None:
+        """Return the process of a candidate; a new one where it was left alone after it had died too often."""
+        if arm is None:
+            return None
+        child = self._children.get(arm.bundle_id)
+        if child is None:
+            child = ChildScorer(
+                arm, self._settings.bundles_dir, self._state.items, self._count_restart, self._limits, self._entry
+            )
+            child.start()
+            self._children[arm.bundle_id] = child
+        child.arm = arm
+        child.try_again()
+        return child
+
+    def _count_restart(self, reason: Restart) -> None:
+        self._metrics.child_restarts.labels(reason).inc()
 
     def _load(self, plan: Plan) -> Bundle:
         current = self._state.release
@@ -135,37 +206,3 @@ class ReleaseLoader:
                 save_plan(plan, path, self._key)
         except OSError as error:
             _LOG.warning("the plan could not be written to %s: %s", path, error)
-
-
-def warm_up(bundle: Bundle, table: ItemTable | None) -> None:
-    """Answer for an unknown user and for one with a history, so that no request is the first one.
-
-    Parameters
-    ----------
-    table
-        The table in use; popular items of the bundle stand in for one that is not there or empty.
-
-    Raises
-    ------
-    BadInputError
-        If the bundle answers with scores that are no numbers, or an item twice.
-    """
-    if table is None or not len(table):
-        known = dict.fromkeys(bundle.popular) or {"item": None}
-        table = build_item_table([CatalogEntry(item) for item in known], null_rows(ITEM_STATS, len(known)), DAY_US)
-    items = list(table.ids[:3])
-    views = np.full(len(items), EventType.view, np.int8)
-    times = np.full(len(items), table.as_of_us - DAY_US, np.int64)
-    for recent in (NO_RECENT_EVENTS, RecentEvents(items, views, times)):
-        user = UserRows("", null_rows(USER_STATS, 1), [], null_rows(USER_CATEGORY, 0), recent)
-        draft = bundle.recommender.draft(user, table, table.as_of_us, k=10)
-        slate = bundle.recommender.finish(draft, null_rows(USER_ITEM, len(draft.candidates)))
-        if not all(np.isfinite(item.score) for item in slate.items):
-            raise BadInputError("it answers with scores that are not numbers")
-        if len({item.item_id for item in slate.items}) != len(slate.items):
-            raise BadInputError("it answers with an item twice")
-        if bundle.purchase is not None:
-            some = np.arange(len(items), dtype=np.int32)
-            pairs = null_rows(USER_ITEM, len(items))
-            if not np.isfinite(bundle.purchase.probability(user, table, some, pairs, table.as_of_us)).all():
-                raise BadInputError("its purchase model answers with scores that are not numbers")

@@ -1,4 +1,4 @@
-"""What is known of a rollout, as the controller publishes it and as the page, the command line and reports show it."""
+"""What is known of a rollout, as the controller publishes it and as page, command line and report show it. PURE."""
 
 from __future__ import annotations
 

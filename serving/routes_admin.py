@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from feature_repo.errors import LarderError, UnavailableError
+from feature_repo.errors import UnavailableError
 from feature_repo.events import EventType
 from feature_repo.rows import Rows
 from feature_repo.views import NULL_INT
 from serving.answers import KnownCategory, KnownEvent, UserFeatures
 from serving.feature_reads import FeatureReads
 from serving.http import StrictRoute, answer
+from serving.loopback import require_loopback
 from serving.problems import documented
 from serving.schemas import Id
 from serving.state import ServingState
-
-
-class ForbiddenError(LarderError):
-    """The caller may not see this."""
-
-    status = 403
-    code = "forbidden"
 
 
 def admin_routes(state: ServingState, reads: FeatureReads, now_us: Callable[[], int]) -> APIRouter:
@@ -39,7 +32,7 @@ def admin_routes(state: ServingState, reads: FeatureReads, now_us: Callable[[], 
     )
     async def user_features(request: Request, user_id: Annotated[Id, Path()]) -> Response:
         """Show the state the user's next answer is made from; docs/features.md says what the columns mean."""
-        _require_loopback(request)
+        require_loopback(request)
         moment = now_us()
         user = await reads.user(user_id, moment)
         if user is None:
@@ -69,26 +62,3 @@ def _columns(rows: Rows, row: int) -> dict[str, int | float | None]:
     return {name: None if value == NULL_INT else value for name, value in ints} | {
         name: None if math.isnan(value) else value for name, value in floats
     }
-
-
-def _require_loopback(request: Request) -> None:
-    """Let nobody in but a caller on this machine that also addressed this machine.
-
-    The name asked for is checked because a page in a browser on this machine can be made to call a foreign name that
-    resolves to 127.0.0.1 (DNS rebinding).
-
-    Raises
-    ------
-    ForbiddenError
-        For everybody else.
-    """
-    caller = request.client.host if request.client else ""
-    if not (_is_loopback(caller) and _is_loopback(request.url.hostname or "")):
-        raise ForbiddenError("this is for callers on the same machine only, addressed as 127.0.0.1 or localhost")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

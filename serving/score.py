@@ -11,7 +11,7 @@ import numpy.typing as npt
 from feature_repo.errors import UnavailableError
 from feature_repo.rows import Rows, UserRows, null_rows
 from feature_repo.views import DAY_US, ITEM_STATS, USER_ITEM
-from serving.answers import ARM, Level, Reason, ScoredPair, Scores, new_request_id
+from serving.answers import Level, Reason, ScoredPair, Scores, new_request_id
 from serving.bundle import Bundle
 from serving.candidates.contract import I32
 from serving.cascade.items import CatalogEntry, ItemTable, build_item_table
@@ -67,7 +67,7 @@ class ScoreService:
             request_id=new_request_id(),
             model_version=release.model_version,
             bundle_id=release.bundle.bundle_id,
-            arm=ARM,
+            arm="stable",
             level=level,
             reasons=whole,
             feature_age_s=self._state.feature_age_s(now_us),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import os
@@ -20,7 +21,7 @@ MIN_KEY_LENGTH: Final = 32
 
 
 class SigningKeyError(LarderError):
-    """There is no key to sign or check with, or one too short to be worth anything."""
+    """There is no key to sign or check with (or no other secret), or one too short to be worth anything."""
 
     code = "signing_key"
 
@@ -45,23 +46,31 @@ def signing_key(settings: Settings) -> bytes:
     SigningKeyError
         If there is none, or it is shorter than `MIN_KEY_LENGTH`.
     """
-    path = key_path(settings)
-    text = os.environ.get(ENVIRONMENT)
-    where = ENVIRONMENT if text is not None else str(path)
+    return read_secret(key_path(settings), ENVIRONMENT, "signing key")
+
+
+def read_secret(path: Path, environment: str, what: str) -> bytes:
+    """Return a secret: of the environment, else of a file that `larder keys create` made.
+
+    Raises
+    ------
+    SigningKeyError
+        If there is none, or it is shorter than `MIN_KEY_LENGTH`; there is never a default.
+    """
+    text = os.environ.get(environment)
+    where = environment if text is not None else str(path)
     if text is None:
         try:
             text = path.read_text("ascii").strip()
         except FileNotFoundError:
             raise SigningKeyError(
-                f"plans and verdicts are signed, and there is no key: set {ENVIRONMENT} to a secret of at least "
-                f"{MIN_KEY_LENGTH} characters, or let `larder keys create` make one in {path}"
+                f"there is no {what}: set {environment} to a secret of at least {MIN_KEY_LENGTH} characters, or let "
+                f"`larder keys create` make one in {path}"
             ) from None
         except (OSError, UnicodeDecodeError) as error:
-            raise SigningKeyError(f"the signing key in {path} cannot be read: {error}") from None
+            raise SigningKeyError(f"the {what} in {path} cannot be read: {error}") from None
     if len(text) < MIN_KEY_LENGTH:
-        raise SigningKeyError(
-            f"the signing key in {where} has {len(text)} characters; it needs at least {MIN_KEY_LENGTH}"
-        )
+        raise SigningKeyError(f"the {what} in {where} has {len(text)} characters; it needs at least {MIN_KEY_LENGTH}")
     return text.encode()
 
 
@@ -73,10 +82,23 @@ def create_key(settings: Settings) -> bool:
     bool
         Whether a key was made.
     """
-    path = key_path(settings)
-    if ENVIRONMENT in os.environ:
+    return create_secret(key_path(settings), ENVIRONMENT)
+
+
+def create_secret(path: Path, environment: str) -> bool:
+    """Make a random secret in a file that its owner only can read, unless file or environment has one.
+
+    Returns
+    -------
+    bool
+        Whether one was made.
+    """
+    if environment in os.environ:
         return False
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent)) from None
     try:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from serving.assignment import ArmName, assign
 from serving.bundle import Bundle
 from serving.cascade.items import ItemTable
+from serving.child_scorer.child import ChildScorer
 from serving.ingest_status import IngestView
 from serving.item_table_source import ItemTableSource
 from serving.plan import Plan
@@ -17,10 +19,21 @@ STALE_TABLE_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A plan and the bundle it names; swapped together."""
+    """A plan, its stable bundle, and the processes of its candidates; swapped together."""
 
     plan: Plan
     bundle: Bundle
+    canary: ChildScorer | None = None
+    shadow: ChildScorer | None = None
+
+    def arm_of(self, user_id: str) -> ArmName:
+        """Return a user's arm; everybody's is stable until the canary's process was up, or failed, once.
+
+        Loading a candidate takes seconds in which it could answer nobody; they are not its failures.
+        """
+        if self.canary is None or not self.canary.began:
+            return "stable"
+        return assign(self.plan, user_id)
 
     @property
     def model_version(self) -> str:

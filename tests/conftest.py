@@ -17,6 +17,7 @@ from larder.services.mlflow_server import mlflow_service
 from larder.services.ports import HOST, any_free_port
 from larder.services.process import RunningService, start
 from larder.services.redis_server import redis_service
+from tests.postgres_server import postgres_server
 
 import_feast()  # before any test module imports feast its own way
 pytest.register_assert_rewrite("tests.generator_contract")  # its asserts shall say what they saw
@@ -76,3 +77,19 @@ def mlflow_server(services_home: Path) -> Iterator[str]:
 def mlflow_settings(settings: Settings, mlflow_server: str) -> Settings:
     """`settings` with the real MLflow server; models do not meet, as every test has its own project."""
     return replace(settings, mlflow_tracking_uri=mlflow_server)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[tuple[str, int]]:
+    """URL and process id of a real PostgreSQL; skips where none is installed."""
+    with postgres_server() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Settings of an empty control plane's store, on each kind of database."""
+    found = Settings(home=tmp_path, project=f"shop{next(_numbers)}")
+    if request.param == "postgresql":
+        found = replace(found, platform_url=request.getfixturevalue("postgres")[0])
+    return found

@@ -35,9 +35,9 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = 15.0) -> Any:
 class RunningApi(AbstractContextManager["RunningApi"]):
     """The app of a project on a free port, in a thread; `http` is a client of it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, **create: Any) -> None:
         self.settings = replace(settings, api_port=any_free_port(), item_refresh_ms=50, plan_poll_ms=50)
-        self.app = create_app(self.settings)
+        self.app = create_app(self.settings, **create)
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.settings.api_port}", timeout=10.0)
         config = uvicorn.Config(
             self.app, port=self.settings.api_port, loop="uvloop", http="httptools", ws="none", access_log=False,
@@ -76,6 +76,14 @@ class RunningApi(AbstractContextManager["RunningApi"]):
 
 def plan_for(bundle_id: str, epoch: int = 1, version: str | None = None) -> Plan:
     return Plan(epoch, Arm(bundle_id, version or str(epoch)), datetime.now(UTC))
+
+
+def rollout_plan(
+    stable: str, epoch: int, *, canary: str | None = None, weight: int = 0, shadow: str | None = None
+) -> Plan:
+    """Plan of a rollout; versions are "1" for the stable bundle and "2" for the candidates."""
+    arms = [None if bundle_id is None else Arm(bundle_id, "2") for bundle_id in (canary, shadow)]
+    return Plan(epoch, Arm(stable, "1"), datetime.now(UTC), "rollout", "salt", arms[0], weight, arms[1])
 
 
 def publish(client: redis.Redis, settings: Settings, plan: Plan) -> None:

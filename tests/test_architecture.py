@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "training": ("feature_repo", "serving.cascade", "serving.candidates", "serving.bundle"),
     "deployment": (
         "feature_repo", "training", "serving.cascade", "serving.candidates", "serving.bundle", "serving.plan",
-        "serving.impressions", "serving.signature", "serving.assignment", "serving.rollout_status",
+        "serving.impressions", "serving.signature", "serving.assignment", "serving.rollout_status", "serving.problems",
+        "serving.loopback", "serving.rollout_page",
     ),
     "monitoring": ("feature_repo", "serving.bundle", "serving.impressions"),
     "load_tests": ("larder_client",),
@@ -73,6 +74,7 @@ IMPURE_METHODS = {
 PURE_NAMES = {
     "feature_repo.datasets.Dataset": "a table type",
     "serving.plan.Plan": "a record",
+    "serving.plan.Arm": "a record",
     "feature_repo.datasets.make_dataset": "sorts and casts tables in memory",
 }
 #: All of `numpy.random` that is not its global, unseeded state.

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from feature_repo.errors import BadInputError, LarderError, NotFoundError
 from serving.bundle import MANIFEST, Bundle, check_golden, load_bundle, write_manifest
-from serving.release_loader import warm_up
+from serving.warm_up import warm_up
 from tests.tiny_bundle import Shop, make_bundle, make_shop
 from training.npz import write_npz
 

@@ -33,9 +33,9 @@ from serving.feature_reads import FeatureReads
 from serving.item_table_source import ItemTableSource
 from serving.metrics import Metrics
 from serving.redis_client import RedisGuard, connect
-from serving.release_loader import warm_up
 from serving.score import ScoreService
 from serving.state import Release, ServingState
+from serving.warm_up import warm_up
 from tests.running_api import RunningApi, open_shop, plan_for, wait_until
 from tests.tiny_bundle import Shop, make_bundle, make_shop, small_line_up
 from training import compare_classifiers as comparing

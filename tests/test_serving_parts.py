@@ -56,7 +56,7 @@ def test_stopping_writes_everything_that_was_queued(tmp_path: Path) -> None:
         "model_version": "1", "level": "full", "k": 20,
         "items": [{"item_id": "i1", "rank": 1, "score": 0.5, "source": "history", "slot": None}], "user_seq": 1,
         "recent_seq": 2,
-        "feature_age_s": 0.1, "reasons": [], "seen": None,
+        "feature_age_s": 0.1, "reasons": [], "seen": None, "latency_ms": None, "failure": None, "epoch": 0,
     }  # fmt: skip
 
 

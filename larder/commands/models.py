@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Versions, verdicts and the champion.")
 
 Why = Annotated[str, typer.Option(help="Reason, kept in the ledger.")]
+Epoch = Annotated[
+    int | None, typer.Option(help="Do it only if the plan is still of this epoch (the one in `larder models history`).")
+]
 
 
 @app.command("list")
@@ -42,28 +45,32 @@ def promote(
     ctx: typer.Context,
     version: Annotated[str | None, typer.Argument(help="Version number; the newest if left out.")] = None,
     why: Why = "promoted by hand",
+    again: Annotated[bool, typer.Option(help="Judge it anew, though the ledger has a verdict.")] = False,
+    expected_epoch: Epoch = None,
 ) -> None:
-    """Gate a version and make it the champion if, and only if, the verdict is a pass.
+    """Make a version the champion if, and only if, its verdict is a pass; one that was not judged yet is judged first.
 
     Examples
     --------
       larder models promote
       larder models promote 3 --why "better on new users"
+      larder models promote 3 --again
     """
     from deployment.promotion import ControlPlane
     from larder.story.steps import PhaseProgress
 
     settings = settings_of(ctx)
     with PhaseProgress() as report:
-        promotion = ControlPlane(settings).promote(version, why=why, progress=report)
+        plane = ControlPlane(settings)
+        promotion = plane.promote(version, why=why, expected_epoch=expected_epoch, again=again, progress=report)
     print_verdict(promotion)
     if promotion.plan is None:
         raise LarderError(f"version {promotion.version.version} was not promoted: the verdict is not a pass")
 
 
 @app.command()
-def rollback(ctx: typer.Context, why: Why = "rolled back by hand") -> None:
-    """Return to the champion before the current one.
+def rollback(ctx: typer.Context, why: Why = "rolled back by hand", expected_epoch: Epoch = None) -> None:
+    """Return to the champion before the current one; also with MLflow away. A rollout that runs ends with it.
 
     Examples
     --------
@@ -71,14 +78,14 @@ def rollback(ctx: typer.Context, why: Why = "rolled back by hand") -> None:
     """
     from deployment.promotion import ControlPlane
 
-    plan, failed = ControlPlane(settings_of(ctx)).rollback(why=why)
+    plan, failed = ControlPlane(settings_of(ctx)).rollback(why=why, expected_epoch=expected_epoch)
     print(f"version {plan.stable.model_version} is the champion again (epoch {plan.epoch})")
     _print_failed(failed)
 
 
 @app.command()
 def publish(ctx: typer.Context) -> None:
-    """Publish the committed plan once more: to disk, to Redis, and as the alias in MLflow.
+    """Publish the committed plan once more: to disk, to Redis, and as the aliases in MLflow.
 
     Examples
     --------
@@ -93,6 +100,32 @@ def publish(ctx: typer.Context) -> None:
 
 
 @app.command()
+def diff(
+    ctx: typer.Context,
+    first: Annotated[str, typer.Argument(help="Version number.")],
+    second: Annotated[str, typer.Argument(help="Version number.")],
+    everything: Annotated[bool, typer.Option("--all", help="Also what is the same.")] = False,
+) -> None:
+    """Show two versions side by side: parameters, metrics, features, generators, files, verdict.
+
+    Examples
+    --------
+      larder models diff 3 4
+      larder models diff 3 4 --all
+    """
+    from deployment.version_diff import compare_versions
+
+    for section in compare_versions(settings_of(ctx), first, second):
+        rows = section.rows if everything else section.different
+        same = len(section.rows) - len(section.different)
+        print(f"{section.name}: {len(section.different)} differ, {same} are the same")
+        if rows:
+            width = max(len(row.name) for row in rows)
+            left = max(len(row.first) for row in rows)
+            print("\n".join(f"  {row.name:<{width}}  {row.first:<{left}}  {row.second}" for row in rows))
+
+
+@app.command()
 def history(ctx: typer.Context) -> None:
     """Show every move of the champion: when, who, what, why.
 
@@ -100,11 +133,11 @@ def history(ctx: typer.Context) -> None:
     --------
       larder models history
     """
-    from deployment.control_store import ControlStore
+    from deployment.store.control_store import ControlStore
     from serving.signature import signing_key
 
     settings = settings_of(ctx)
-    moves = ControlStore(settings.platform_uri, signing_key(settings)).history()
+    moves = [entry for entry in ControlStore(settings, signing_key(settings)).ledger() if entry.moved]
     if not moves:
         print("no move yet")
     for move in moves:

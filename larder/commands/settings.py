@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from typing import Annotated, Any
 
@@ -57,4 +58,6 @@ def settings(
     session: Session = ctx.find_root().obj
     sources = session.sources()
     for f in fields(Settings):
-        print(f"{f.name} = {getattr(values, f.name)}  [{sources[f.name]}]\n    {f.metadata['doc']}")
+        # the password of a URL is nobody's business on a screen
+        value = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", str(getattr(values, f.name)))
+        print(f"{f.name} = {value}  [{sources[f.name]}]\n    {f.metadata['doc']}")

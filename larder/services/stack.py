@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from deployment.admin_token import create_token
 from feature_repo.settings import Settings
 from larder.services.mlflow_server import mlflow_service
 from larder.services.process import RunningService, Service, read_record, start
@@ -126,6 +127,7 @@ class Stack:
         try:
             if redis and embeds_redis(self.settings):
                 create_key(self.settings)  # an embedded installation makes its own
+                create_token(self.settings)
                 # settings say "localhost" or "::1" too, but the embedded one listens on 127.0.0.1
                 running = self.start(redis_service(self.settings), wait=False)
                 self.settings = replace(self.settings, redis_host="127.0.0.1", redis_port=running.port)
