@@ -116,7 +116,8 @@ class ControlPlane:
     def _commit(
         self, version: Version, before: Plan | None, action: Action, why: str, who: str | None, verdict: Verdict | None
     ) -> Plan:
-        arm = Arm(version.bundle_id, version.version)
+        # What was judged is what serves: of a plain ranker, the bundle it was composed into.
+        arm = Arm(verdict.bundle_id if verdict else version.bundle_id, version.version)
         if before is not None and before.stable == arm:
             raise ConflictError(f"version {version.version} is the champion already")
         return self.store.commit(
