@@ -93,8 +93,8 @@ def gate(
                     "==",
                     0,
                     "errors",
-                    "Allowed formats only, sizes and sha256 as registered; a limited child process parsed every file and "
-                    "reproduced the golden rows.",
+                    "Allowed formats only, sizes and sha256 as registered; a limited child process parsed every file "
+                    "and reproduced the golden rows.",
                 )
             ]
             checks += _run(_context(settings, thresholds, bundle, directory, parsed, champion, report))
@@ -108,6 +108,7 @@ def gate(
         service,
         _hash_of(service),
         champion.version,
+        version.run_id,
     )
     sealed, page = keep_verdict(settings, verdict, key)
     registry.write_verdict(version, verdict, sealed, page)

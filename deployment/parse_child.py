@@ -1,4 +1,4 @@
-"""The process that parses what others made, so that nobody else has to be the first: `python -m deployment.parse_child`.
+"""The process that parses what others made, so that nobody else is the first: `python -m deployment.parse_child`.
 
 Reads one request per line (JSON), answers each with one line. Every request is parsed in a fork of its own, with limits
 on processor time, memory and files, and a deadline: a damaged LightGBM file aborts its process, or loops for ever
@@ -23,7 +23,8 @@ import numpy as np
 
 from feature_repo.errors import LarderError
 from serving.bundle import load_bundle, load_ranker
-from serving.cascade.ranker import Calibration, TreeRanker
+from serving.cascade.ranker import Calibration, FirstColumns, TreeRanker
+from serving.cascade.recommender import Ranker
 
 _KNOTS: Final = Calibration(np.array([0.0, 1.0]), np.array([0.0, 1.0]))
 #: Rows a model is tried on beside its golden ones: nulls, zeros, and numbers around them.
@@ -67,7 +68,7 @@ def _in_fork(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_until(pipe: int, deadline: float) -> tuple[bytes, bool]:
-    parts = []
+    parts: list[bytes] = []
     while True:
         left = deadline - time.monotonic()
         if left <= 0 or not select.select([pipe], [], [], left)[0]:
@@ -112,13 +113,14 @@ def _limit(request: dict[str, Any]) -> None:
 
 def _parse(request: dict[str, Any]) -> dict[str, Any]:
     path, before = Path(request["path"]), _memory("VmRSS")
+    ranker: Ranker
     converted = ""
     if request["what"] == "bundle":
         bundle = load_bundle(path)
         ranker = bundle.recommender.ranker
-        width, model = len(bundle.recommender.columns), getattr(ranker, "ranker", ranker)
+        width, model = len(bundle.recommender.columns), tree_of(ranker)
     else:
-        model = ranker = load_ranker(request["kind"], path, _KNOTS)
+        ranker = model = load_ranker(request["kind"], path, _KNOTS)
         width = len(_names(model))
         if request["kind"] == "xgboost":  # whatever it came in, it is served as JSON
             converted = base64.b64encode(bytes(model.model.save_raw("json"))).decode()
@@ -129,6 +131,14 @@ def _parse(request: dict[str, Any]) -> dict[str, Any]:
         "rss_growth_bytes": max(_memory("VmRSS") - before, 0),
         "converted": converted,
     }
+
+
+def tree_of(ranker: Ranker) -> TreeRanker:
+    """Return the trees of a bundle's ranker."""
+    inner = ranker.ranker if isinstance(ranker, FirstColumns) else ranker
+    if not isinstance(inner, TreeRanker):
+        raise TypeError(f"a bundle's ranker is no {type(inner).__name__}")
+    return inner
 
 
 def _names(ranker: TreeRanker) -> list[str]:

@@ -1,4 +1,4 @@
-"""A data scientist's ranker: the one safe file of its MLflow artefact, parsed by a child, checked against the cascade."""
+"""A data scientist's ranker: the one safe file of its MLflow artefact, hashed, and parsed by a child process first."""
 
 from __future__ import annotations
 

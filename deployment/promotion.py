@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 
 import redis
 
+from deployment.checks.contract import Progress
 from deployment.control_store import Action, ControlStore
-from deployment.gate import Progress, gate
+from deployment.gate import gate
 from deployment.registry import Registry, Version
 from deployment.verdict import Verdict
 from feature_repo.errors import ConflictError, LarderError, NotFoundError

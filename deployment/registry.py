@@ -216,7 +216,8 @@ class Registry:
                 if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                     raise NotFoundError(f"MLflow has no run {run_id!r}") from None
                 raise
-            found, folders = [], [""]
+            found: list[Listed] = []
+            folders = [""]
             while folders and len(found) <= MAX_FILES:
                 for one in self._mlflow.list_artifacts(run_id, folders.pop() or None):
                     found.append(Listed(str(one.path), one.file_size, bool(one.is_dir)))

@@ -61,6 +61,8 @@ class Verdict:
         Hash of the thresholds it was held against.
     champion_version
         Version it was compared with; empty where there was none.
+    run_id
+        MLflow run of the version; empty where it has none.
     """
 
     model: str
@@ -72,6 +74,7 @@ class Verdict:
     feature_service: str = ""
     feature_service_hash: str = ""
     champion_version: str = ""
+    run_id: str = ""
 
     @property
     def passed(self) -> bool:
@@ -147,7 +150,15 @@ def holds(value: float, op: Op, threshold: float) -> bool:
 def _check(one: Mapping[str, Any]) -> Check:
     if one["result"] not in get_args(Result) or one["op"] not in get_args(Op):
         raise ValueError(f"{one['result']!r} {one['op']!r}")
-    numbers = {name: math.nan if one[name] is None else float(one[name]) for name in ("value", "threshold")}
-    bounds = {name: None if one[name] is None else float(one[name]) for name in ("low", "high")}
-    texts = {name: str(one[name]) for name in ("name", "unit", "explanation")}
-    return Check(**texts, **numbers, **bounds, result=one["result"], op=one["op"])
+    low, high = (None if one[name] is None else float(one[name]) for name in ("low", "high"))
+    return Check(
+        str(one["name"]),
+        one["result"],
+        math.nan if one["value"] is None else float(one["value"]),
+        one["op"],
+        float(one["threshold"]),
+        str(one["unit"]),
+        str(one["explanation"]),
+        low,
+        high,
+    )

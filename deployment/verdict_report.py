@@ -97,8 +97,8 @@ def verdict_page(verdict: Verdict) -> str:
         f"<title>Verdict: {escape(title)}</title><style>{_STYLE}</style></head><body><main>"
         f'<header class="{kind}"><h1>{escape(_headline(verdict))}</h1><p>{escape(title)}. {escape(_why(verdict))}</p>'
         f"<dl>{listed}</dl></header>{sections}"
-        '<p class="legend">In each picture the green ground is where the value may lie, its edge the threshold; the dot '
-        "is what was measured, the bar through it the 95 % interval where there is one. What the checks are and how "
+        '<p class="legend">In each picture the green ground is where the value may lie, its edge the threshold; the '
+        "dot is what was measured, the bar through it the 95 % interval. What the checks are and how "
         "thresholds are set: docs/gate.md.</p></main></body></html>\n"
     )
 

@@ -27,9 +27,7 @@ class Schema:
                 "differences",
                 f"The model is bound to {service} ({service_hash(service)}): same features, same layout of the state.",
             ),
-            check_names(
-                context.parsed.features, context.bundle.recommender.columns[: manifest["ranker"].get("columns")]
-            ),
+            check_names(context.parsed.features, columns),
         ]
 
 

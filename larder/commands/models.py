@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from feature_repo.errors import LarderError
+from larder.commands.gating import gate, print_checks, register
 from larder.session import settings_of
 
 if TYPE_CHECKING:
     from deployment.promotion import Promotion
+    from feature_repo.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Versions, verdicts and the champion.")
+
+app.command()(register)
+app.command()(gate)
 
 Why = Annotated[str, typer.Option(help="Reason, kept in the ledger.")]
 
@@ -34,7 +39,7 @@ def list_(ctx: typer.Context) -> None:
         print(f"{settings.model_name} has no version yet; `larder train` registers one")
     for one in versions:
         alias = ", ".join(one.aliases)
-        print(f"{one.version:>4}  bundle {one.bundle_id[:12]}  verdict {one.verdict or '-':<7} {alias}")
+        print(f"{one.version:>4}  bundle {one.bundle_id[:12]}  verdict {one.verdict or '-':<12} {alias}")
 
 
 @app.command()
@@ -56,7 +61,7 @@ def promote(
     settings = settings_of(ctx)
     with PhaseProgress() as report:
         promotion = ControlPlane(settings).promote(version, why=why, progress=report)
-    print_verdict(promotion)
+    print_verdict(settings, promotion)
     if promotion.plan is None:
         raise LarderError(f"version {promotion.version.version} was not promoted: the verdict is not a pass")
 
@@ -112,16 +117,10 @@ def history(ctx: typer.Context) -> None:
         print(f"{move.epoch:>4}  {move.at[:19]}  {move.action:<8} {change:<10} {move.who}: {move.why}")
 
 
-def print_verdict(promotion: Promotion) -> None:
+def print_verdict(settings: Settings, promotion: Promotion) -> None:
     """Print a verdict, check by check, and what came of it."""
     verdict = promotion.verdict
-    word = "PASS" if verdict.passed else "NO PASS"
-    print(f"verdict for {verdict.model} version {verdict.version} (bundle {verdict.bundle_id[:12]}): {word}")
-    for line in verdict.lines():
-        print(line)
-    for check in verdict.checks:
-        if check.result != "pass":
-            print(f"  {check.name}: {check.explanation}")
+    print_checks(settings, verdict)
     if promotion.plan is not None:
         print(f"version {verdict.version} is the champion (epoch {promotion.plan.epoch})")
     _print_failed(promotion.unpublished)
