@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from feature_repo.errors import LarderError
-from larder.commands.gating import gate, print_checks, register
+from larder.gating import gate, print_checks, register
 from larder.session import settings_of
 
 if TYPE_CHECKING:
