@@ -126,7 +126,7 @@ def check_mlmodel(text: str) -> None:
         raise BadInputError(f"{MLMODEL} cannot be read: {type(error).__name__}") from None
     for name, value in entries:
         key = name.rpartition(".")[2]
-        if key == "loader_module" and value not in _LOADERS:
+        if key == "loader_module" and str(value) not in _LOADERS:
             raise BadInputError(f"{MLMODEL} wants {str(value)[:80]!r} to load the model ({name}): that is code")
         if key == "code" and value:
             raise BadInputError(f"{MLMODEL} names a folder of code ({name}: {str(value)[:80]!r})")

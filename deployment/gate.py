@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +42,7 @@ def gate(
     progress: Progress | None = None,
     *,
     plan: Plan | None = None,
+    parser: Parser | None = None,
 ) -> Verdict:
     """Judge a version and keep the verdict: signed on this machine, then in MLflow.
 
@@ -52,6 +54,8 @@ def gate(
     ----------
     plan
         The plan in force; the published copy on disk if None.
+    parser
+        A child process to parse with, for a caller that judges many versions; one of its own if None.
 
     Raises
     ------
@@ -65,7 +69,9 @@ def gate(
     gated_at = datetime.now(UTC).isoformat(timespec="seconds")
     champion = _champion(settings, plan or load_plan(settings.plan_path, key))
     bundle_id, service = version.bundle_id, version.service
-    with Parser(seconds=thresholds.parse_seconds, memory_mb=thresholds.parse_memory_mb) as parser:
+    with ExitStack() as opened:
+        limits = {"seconds": thresholds.parse_seconds, "memory_mb": thresholds.parse_memory_mb}
+        parser = parser or opened.enter_context(Parser(**limits))
         try:
             report("parse in a child process", 0, 1)
             if _to_compose(version, champion):

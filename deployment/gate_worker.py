@@ -9,7 +9,9 @@ from typing import Final
 
 from deployment.checks.contract import Progress
 from deployment.gate import gate
+from deployment.parser import Parser
 from deployment.registry import Registry, Version
+from deployment.thresholds import load_thresholds
 from deployment.verdict import Verdict
 from deployment.verdict_files import keep_verdict, kept_verdict
 from feature_repo.errors import LarderError, UnavailableError
@@ -51,6 +53,12 @@ class GateWorker:
         self._settings = settings
         self._registry = Registry(settings, retries=0, timeout_s=POLL_TIMEOUT_S)
         self._key = signing_key(settings)
+        thresholds = load_thresholds(settings)
+        self._parser = Parser(seconds=thresholds.parse_seconds, memory_mb=thresholds.parse_memory_mb)
+
+    def close(self) -> None:
+        """End the child process that parses."""
+        self._parser.close()
 
     def run_once(self, progress: Progress | None = None) -> Looked:
         """Look once and judge what is new; never raises for a dependency that is away, nor for a bad version.
@@ -81,7 +89,7 @@ class GateWorker:
 
     def judge(self, version: Version, progress: Progress | None = None) -> Verdict:
         """Judge a version now, whether it was judged before or not."""
-        return gate(self._settings, self._registry, version, progress)
+        return gate(self._settings, self._registry, version, progress, parser=self._parser)
 
     def watch(
         self,
@@ -92,9 +100,12 @@ class GateWorker:
         every_s: float = POLL_S,
     ) -> None:
         """Look again and again until told to stop."""
-        while not stop.is_set():
-            on_look(self.run_once(progress))
-            stop.wait(every_s)
+        try:
+            while not stop.is_set():
+                on_look(self.run_once(progress))
+                stop.wait(every_s)
+        finally:
+            self.close()
 
     def _handed_in(self, version: Version) -> Verdict | None:
         """Hand in a verdict that MLflow has not heard of; None if there is none."""

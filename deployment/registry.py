@@ -30,8 +30,6 @@ TAG_SHA256 = "larder.model_sha256"
 SERVICE_TAGS = (TAG_SERVICE, "feast.feature_service")
 #: Artefact stores the gate reads from; `file:` and `http:` would let a version name any file or address.
 _SCHEMES = frozenset({"mlflow-artifacts", "s3", "gs", "abfss", "wasbs"})
-#: What a dead, slow or nonsensical server may make of MLflow's client, beside its own exception.
-_GARBAGE = (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,13 +288,11 @@ class Registry:
 
     @contextmanager
     def _reported(self, what: str) -> Iterator[None]:
-        from mlflow.exceptions import MlflowException
-
         try:
             yield
         except LarderError:
             raise
-        except (MlflowException, *_GARBAGE) as error:
+        except Exception as error:  # the client turns a server's nonsense into errors of any library it is made of
             where, first = self._settings.tracking_uri, (str(error).splitlines() or [type(error).__name__])[0][:300]
             if "Max retries exceeded" in first:  # of the library's text, nothing but this helps a user
                 first = "it cannot be reached; start it with `larder services up`, or set mlflow_tracking_uri"

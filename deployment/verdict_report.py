@@ -42,6 +42,9 @@ _TITLES: Final = {
 _ORDER: Final[tuple[Result, ...]] = ("fail", "inconclusive", "pass")
 _HEADINGS: Final = {"fail": "What stopped it", "inconclusive": "What could not be told", "pass": "What it passed"}
 _MARKS: Final = {"fail": "✕ fail", "inconclusive": "? inconclusive", "pass": "✓ pass"}
+_WORDS: Final = {">": "above", ">=": "at least", "<": "below", "<=": "at most", "==": "exactly"}
+#: Beyond it, sums of numbers are none.
+_LARGEST: Final = 1e300
 _WIDTH, _HEIGHT, _PAD = 380, 46, 12
 
 _STYLE: Final = """
@@ -60,6 +63,8 @@ dl div { display: flex; gap: 6px } dt::after { content: ":" } dd { margin: 0; co
   display: grid; grid-template-columns: 1fr 380px; gap: 4px 20px; align-items: center; margin-bottom: -1px }
 .check h3 { font-size: 15px; margin: 0 } .check h3 span { color: var(--c); font-weight: 700; margin-left: 8px;
   font-size: 13px; white-space: nowrap }
+.check.wide { grid-template-columns: 1fr } .check.pass { padding: 7px 16px }
+details { font-size: 13px; color: var(--soft) } summary { cursor: pointer; font-size: 12px }
 .check p { margin: 4px 0 0; color: var(--soft); font-size: 13px }
 .check.fail p, .check.inconclusive p { color: var(--ink); font-size: 14px }
 .figure { font-variant-numeric: tabular-nums }
@@ -116,8 +121,17 @@ def _why(verdict: Verdict) -> str:
     red = [one for one in verdict.checks if one.result != "pass"]
     if not red:
         return f"All {count} checks passed."
+    if len(red) == 1:
+        one = red[0]
+        return f"{title_of(one)}: {one.explanation}" if one.op == "==" else f"{title_of(one)}: {_figures(one)}."
+    red.sort(key=lambda one: _ORDER.index(one.result))
     names = ", ".join(title_of(one) for one in red[:3]) + (f" and {len(red) - 3} more" if len(red) > 3 else "")
-    return f"{len(red)} of {count} checks did not pass: {names}."
+    advice = (
+        " Intervals reach across their thresholds: a longer test window or more users would tell."
+        if verdict.word == "inconclusive"
+        else ""
+    )
+    return f"{len(red)} of {count} checks did not pass: {names}.{advice}"
 
 
 def title_of(check: Check) -> str:
@@ -126,24 +140,50 @@ def title_of(check: Check) -> str:
 
 
 def _card(check: Check) -> str:
+    picture = _picture(check)
+    explained = f"<p>{escape(check.explanation)}</p>"
+    if check.result == "pass":  # who reads on wants to see it at a glance; the words are there for who asks
+        explained = f"<details><summary>what this is</summary>{explained}</details>"
     return (
-        f'<div class="check {check.result}"><div><h3>{escape(title_of(check))}'
-        f'<span class="{check.result}">{_MARKS[check.result]}</span></h3>'
-        f'<p class="figure">{escape(check.line())}</p><p>{escape(check.explanation)}</p></div>{_picture(check)}</div>'
+        f'<div class="check {check.result}{"" if picture else " wide"}"><div><h3>{escape(title_of(check))}'
+        f"<span>{_MARKS[check.result]}</span></h3>"
+        f'<p class="figure">{escape(_figures(check))}</p>{explained}</div>{picture}</div>'
     )
+
+
+def _figures(check: Check) -> str:
+    """Return value, demand and interval as a sentence."""
+    unit = f" {check.unit}" if check.unit else ""
+    if not math.isfinite(check.value):
+        return f"not measured, must be {_WORDS[check.op]} {_number(check.threshold)}"
+    if check.op == "==":
+        return f"{_number(check.value)}{unit}, must be {_number(check.threshold)}"
+    interval = (
+        ""
+        if check.low is None or check.high is None
+        else f" (95 % interval {_number(check.low)} to {_number(check.high)})"
+    )
+    return f"{_number(check.value)}{unit}, must be {_WORDS[check.op]} {_number(check.threshold)}{interval}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}") if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _picture(check: Check) -> str:
     """Draw value, interval and threshold on one axis; nothing where there is no number, or only a count of errors."""
     if not math.isfinite(check.value) or check.op == "==":
-        return "<div></div>"
+        return ""
     low, high = (
         bound if bound is not None and math.isfinite(bound) else check.value for bound in (check.low, check.high)
     )
     marks = [check.value, check.threshold, low, high]
     if min(marks) >= 0 and max(marks) > 4 * min(marks):
         marks.append(0.0)  # amounts begin at nothing; an AUC near its floor would be squeezed
-    span = (max(marks) - min(marks)) or abs(check.value) or 1.0
+    # A near miss must look like one: the axis spans a twentieth of the threshold at least.
+    span = max(max(marks) - min(marks), abs(check.threshold) / 20) or 1.0
+    if not span < _LARGEST:
+        return ""
     first, last = min(marks) - 0.08 * span, max(marks) + 0.08 * span
 
     def x(value: float) -> float:
@@ -161,10 +201,10 @@ def _picture(check: Check) -> str:
     )
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" role="img" '
-        f'aria-label="{escape(check.line(), quote=True)}">'
+        f'aria-label="{escape(_figures(check), quote=True)}">'
         f'<rect x="{_PAD}" y="5" width="{_WIDTH - 2 * _PAD}" height="20" fill="#eef0f3"/>'
         f'<rect x="{left:.1f}" y="5" width="{max(right - left, 0):.1f}" height="20" fill="#cfe8d6"/>'
         f'<line x1="{edge:.1f}" x2="{edge:.1f}" y1="2" y2="28" stroke="#1d2430" stroke-width="2"/>'
-        f'<text x="{edge:.1f}" y="41" text-anchor="{anchor}">{escape(check.op)} {check.threshold:.4g}</text>'
+        f'<text x="{edge:.1f}" y="41" text-anchor="{anchor}">{_WORDS[check.op]} {_number(check.threshold)}</text>'
         f'{interval}<circle cx="{x(check.value):.1f}" cy="15" r="5.5" fill="{colour}"/></svg>'
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,17 +58,22 @@ def gate(
       larder models gate --watch
     """
     from deployment.gate_worker import GateWorker
-    from larder.story.steps import PhaseProgress
 
     if again and version is None:
         raise BadInputError("--again needs a version: which one is judged again?")
     if watch and version is not None:
         raise BadInputError("--watch looks for new versions; leave the version out")
     settings = settings_of(ctx)
-    worker = GateWorker(settings)
-    if watch:
-        _watch(settings, worker)
-        return
+    with closing(GateWorker(settings)) as worker:
+        if watch:
+            _watch(settings, worker)
+        else:
+            _judge(settings, worker, version, again)
+
+
+def _judge(settings: Settings, worker: GateWorker, version: str | None, again: bool) -> None:
+    from larder.story.steps import PhaseProgress
+
     if version is None:
         with PhaseProgress() as report:
             looked = worker.run_once(report)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -31,7 +30,7 @@ from feature_repo.training_frame import training_frame
 from larder.services.ports import HOST
 from larder.services.process import RunningService
 from serving.bundle import load_bundle
-from serving.plan import load_plan, plan_key
+from serving.plan import decode_plan, load_plan, plan_key
 from serving.signature import signing_key
 from tests.tiny_bundle import small_line_up
 from training.grading import Segment, grade
@@ -201,7 +200,8 @@ def test_gate_promote_and_roll_back(trained: Trained) -> None:
     assert (plan.stable.model_version, plan.epoch, failed) == ("1", 3, [])
     assert load_plan(settings.plan_path, signing_key(settings)) == plan
     with redis.Redis(HOST, settings.redis_port) as client:
-        assert json.loads(client.get(plan_key(settings.project)) or b"{}")["epoch"] == 3
+        published = client.get(plan_key(settings.project))
+    assert published is not None and decode_plan(published, signing_key(settings)) == plan
     assert plane.registry.version("1").aliases == ("champion",)
     assert [move.action for move in plane.store.history()] == ["rollback", "promote", "promote"]
 

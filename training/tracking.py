@@ -42,6 +42,7 @@ def client(settings: Settings, *, retries: int | None = None, timeout_s: int | N
         else:
             os.environ[f"MLFLOW_HTTP_REQUEST_{name}"] = str(value)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # MLflow asks git for a commit; without git that is a warning
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow import MlflowClient
