@@ -56,18 +56,17 @@ class GatedShop:
     result: TrainResult
 
 
-def make_gated_shop(settings: Settings, *, events: int = 12_000, promote: bool = True) -> GatedShop:
+def make_gated_shop(settings: Settings, *, events: int = 12_000, config: TrainConfig = CONFIG) -> GatedShop:
     """Import, fold, materialise, train, register and promote."""
     write_dataset(load_dataset("simulator", settings, n_events=events, end=datetime(2026, 3, 1, tzinfo=UTC)), settings)
     backfill(settings)
     apply(settings)
     materialize(settings)
     write_thresholds(settings.root)
-    result = train(settings, CONFIG, "hash-of-the-data")
+    result = train(settings, config, "hash-of-the-data")
     registered = register_training(settings, result)
-    if promote:
-        promotion = ControlPlane(settings).promote(registered.version, why="first")
-        assert promotion.plan is not None, promotion.verdict.lines()
+    promotion = ControlPlane(settings).promote(registered.version, why="first")
+    assert promotion.plan is not None, promotion.verdict.lines()
     return GatedShop(settings, result)
 
 
