@@ -18,7 +18,7 @@ from deployment.thresholds import Thresholds, load_thresholds
 from deployment.verdict import Check, Verdict, compare
 from deployment.verdict_files import keep_verdict
 from feature_repo.errors import BadInputError, LarderError, NotFoundError
-from feature_repo.services import service_hash
+from feature_repo.services import feature_list, service_hash
 from feature_repo.settings import Settings
 from serving.bundle import Bundle, FeatureListError, load_bundle, read_manifest
 from serving.plan import Plan, load_plan
@@ -193,6 +193,10 @@ def _compose(
             f"with{': ' + champion.problem if champion.problem else ''}; `larder train` and `larder models promote` "
             "make one"
         )
+    try:
+        feature_list(service)
+    except NotFoundError as error:
+        raise FeatureListError(str(error)) from None
     with fetched(registry, version, thresholds, parser) as ranker:
         return compose_bundle(settings, champion.bundle, champion.directory, ranker, service, report).directory
 

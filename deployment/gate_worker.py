@@ -111,7 +111,12 @@ class GateWorker:
         """Hand in a verdict that MLflow has not heard of; None if there is none."""
         verdict = kept_verdict(self._settings, version.version, self._key)
         # A version's number comes again when a project starts anew on another MLflow; a run's id never does.
-        if verdict is None or verdict.run_id != version.run_id or verdict.model != self._settings.model_name:
+        if (
+            verdict is None
+            or not version.run_id
+            or verdict.run_id != version.run_id
+            or verdict.model != self._settings.model_name
+        ):
             return None
         sealed, page = keep_verdict(self._settings, verdict, self._key)
         self._registry.write_verdict(version, verdict, sealed, page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,11 +12,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from deployment.artefact import MAX_FILES, Listed
+from deployment.artefact import MAX_FILES, Listed, check_path, check_size
 from deployment.verdict import Verdict
 from feature_repo.errors import BadInputError, LarderError, NotFoundError, UnavailableError
 from feature_repo.settings import Settings
-from serving.bundle import bundle_id_of, read_manifest, verify_files
+from serving.bundle import (
+    ALLOWED_SUFFIXES,
+    MAX_FILE_BYTES,
+    FeatureListError,
+    bundle_id_of,
+    read_manifest,
+    verify_files,
+)
 from training.tracking import TAG_BUNDLE, TAG_SERVICE, client
 
 CHAMPION = "champion"
@@ -28,6 +36,7 @@ TAG_FILE = "larder.model_file"
 TAG_SHA256 = "larder.model_sha256"
 #: Where the feature service may be named: by Larder, by the user, or by Feast's MLflow integration.
 SERVICE_TAGS = (TAG_SERVICE, "feast.feature_service")
+_BUNDLE_ID = re.compile("[0-9a-f]{32}")
 #: Artefact stores the gate reads from; `file:` and `http:` would let a version name any file or address.
 _SCHEMES = frozenset({"mlflow-artifacts", "s3", "gs", "abfss", "wasbs"})
 
@@ -110,7 +119,7 @@ class Registry:
 
         Raises
         ------
-        BadInputError
+        FeatureListError
             If neither does.
         """
         if version.service:
@@ -122,7 +131,7 @@ class Registry:
         for tag in SERVICE_TAGS:
             if tags.get(tag):
                 return tags[tag]
-        raise BadInputError(
+        raise FeatureListError(
             f"version {version.version} names no feature service; set the tag {TAG_SERVICE} (say, ranking_v1) on the "
             "version or its run"
         )
@@ -137,6 +146,8 @@ class Registry:
         NotFoundError
             For a ranker that was not composed into a bundle here.
         """
+        if version.bundle_id and not _BUNDLE_ID.fullmatch(version.bundle_id):
+            raise BadInputError(f"{version.bundle_id[:64]!r} is not a bundle id (32 hexadecimal digits)")
         target = self._settings.bundles_dir / version.bundle_id
         if version.plain and (not version.bundle_id or not target.is_dir()):
             raise NotFoundError(
@@ -146,16 +157,29 @@ class Registry:
         if not target.is_dir():
             self._settings.bundles_dir.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self._settings.bundles_dir, prefix=".fetch-") as work:
+                self._check_bundle_files(version)
                 with self._reported("download the bundle"):
                     self._mlflow.download_artifacts(version.run_id, "bundle", work)
+                # Before it is moved: what is wrong must not stay in the store under the name of what is right.
+                _verify(version, Path(work) / "bundle")
                 shutil.move(str(Path(work) / "bundle"), target)
-        manifest = read_manifest(target)
-        if bundle_id_of(manifest) != version.bundle_id:
-            raise BadInputError(
-                f"version {version.version} names bundle {version.bundle_id}, its artefact is {bundle_id_of(manifest)}"
-            )
-        verify_files(target, manifest)
+        _verify(version, target)
         return target
+
+    def _check_bundle_files(self, version: Version) -> None:
+        """Refuse a bundle by the list of its files, before any is downloaded."""
+        with self._reported("list the bundle"):
+            listing = [
+                Listed(str(one.path), one.file_size, bool(one.is_dir))
+                for one in self._mlflow.list_artifacts(version.run_id, "bundle")
+            ]
+        for one in listing:
+            check_path(one.path)
+            if one.is_dir or Path(one.path).suffix not in ALLOWED_SUFFIXES:
+                raise BadInputError(
+                    f"the bundle of version {version.version} has {one.path[:80]!r}, which is not allowed"
+                )
+            check_size(one, MAX_FILE_BYTES)
 
     def list_artefact(self, version: Version) -> list[Listed]:
         """List the files of a version's own artefact, folders included.
@@ -297,3 +321,13 @@ class Registry:
             if "Max retries exceeded" in first:  # of the library's text, nothing but this helps a user
                 first = "it cannot be reached; start it with `larder services up`, or set mlflow_tracking_uri"
             raise UnavailableError(f"MLflow at {where} could not {what}: {first}") from error
+
+
+def _verify(version: Version, directory: Path) -> None:
+    """Check that a directory is the bundle a version names, to the byte."""
+    manifest = read_manifest(directory)
+    if bundle_id_of(manifest) != version.bundle_id:
+        raise BadInputError(
+            f"version {version.version} names bundle {version.bundle_id}, its artefact is {bundle_id_of(manifest)}"
+        )
+    verify_files(directory, manifest)

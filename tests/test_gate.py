@@ -23,7 +23,7 @@ import deployment.gate_worker
 from deployment.gate_worker import GateWorker
 from deployment.promotion import ControlPlane
 from deployment.register_model import register_model
-from deployment.registry import Registry
+from deployment.registry import Registry, Version
 from deployment.sealed_verdict import open_verdict
 from deployment.verdict import Verdict
 from deployment.verdict_files import verdict_path
@@ -299,6 +299,36 @@ def test_an_artefact_changed_after_its_verdict_changes_nothing(
     assert load_bundle(stored).bundle_id == good.bundle_id
     again = judge(worker, good.version)
     assert stopped_by(again) == {"security"} and "sha256" in again.checks[0].explanation
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"), [({}, "no feature service"), ({"larder.feature_service": "x"}, "no feature")]
+)
+def test_a_version_without_a_feature_service(shop: GatedShop, worker: GateWorker, tags: Any, said: str) -> None:
+    """Nobody guesses what a model was trained on."""
+    mlflow = client(shop.settings)
+    run = mlflow.create_run("0").info
+    number = mlflow.create_model_version(shop.settings.model_name, run.artifact_uri, run.run_id, tags=tags).version
+    verdict = judge(worker, str(number))
+    assert stopped_by(verdict) == {"feature_list"} and said in verdict.checks[0].explanation
+
+
+@pytest.mark.parametrize("bundle_id", ["../../elsewhere", "/etc", "0" * 31])
+def test_a_bundle_id_that_is_none(shop: GatedShop, worker: GateWorker, bundle_id: str) -> None:
+    """A tag is what anybody may write: it names no directory of ours."""
+    version = Version("9", "run", bundle_id, "", ())
+    with pytest.raises(BadInputError, match="not a bundle id"):
+        Registry(shop.settings).fetch_bundle(version)
+
+
+def test_a_bundle_that_is_not_what_it_says_is_not_kept(shop: GatedShop, tmp_path: Path) -> None:
+    """A download that does not verify never enters the content store."""
+    settings = replace(shop.settings, home=tmp_path)
+    first = Registry(settings).version("1")
+    with pytest.raises(BadInputError, match="names bundle"):
+        Registry(settings).fetch_bundle(replace(first, bundle_id="0" * 32))
+    assert list(settings.bundles_dir.iterdir()) == []
+    assert Registry(settings).fetch_bundle(first).name == first.bundle_id
 
 
 def test_a_ranker_without_a_champion_waits(
