@@ -27,6 +27,7 @@ from serving.cascade.ranker import (
     RANKER_FILES,
     Calibration,
     CatBoostRanker,
+    FirstColumns,
     LightGBMRanker,
     TreeRanker,
     XGBoostRanker,
@@ -40,6 +41,10 @@ MANIFEST = "manifest.json"
 MAX_FILE_BYTES = 2 * 1024**3
 _ALWAYS_READ = ("calibration.npz", "golden.npz", "popular.json")
 ALLOWED_SUFFIXES = frozenset({".cbm", ".npz", ".json", ".parquet", ".txt"})
+
+
+class FeatureListError(BadInputError):
+    """A model takes other features than it would be given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,12 +126,12 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise BadInputError(f"{path} does not list the files {', '.join(sorted(map(str, read - set(files))))}")
     for name, found in services:
         if found != service_hash(name):
-            raise BadInputError(
+            raise FeatureListError(
                 f"the bundle was trained on another definition of {name!r} ({found}, here {service_hash(name)}); "
                 "train it again"
             )
     if columns != [*feature_list(service), *retrieval_columns(generators)]:
-        raise BadInputError(f"the bundle's feature list differs from {service!r} with its generators' columns")
+        raise FeatureListError(f"the bundle's feature list differs from {service!r} with its generators' columns")
     return manifest
 
 
@@ -175,15 +180,17 @@ def _parse(directory: Path, manifest: dict[str, Any]) -> Bundle:
     ranker = load_ranker(
         kind, directory / RANKER_FILES[kind], Calibration(calibration["score"], calibration["probability"])
     )
+    # Of a ranker that was trained without the retrieval columns: how many it takes.
+    columns = manifest["ranker"].get("columns")
     recommender = Recommender(
         tuple(load_generator(spec, directory) for spec in manifest["generators"]),
-        ranker,
+        ranker if columns is None else FirstColumns(ranker, columns, len(manifest["features"])),
         manifest["feature_service"],
         read_policy(manifest["policy"]),
         fusion=_read_fusion(directory, manifest),
     )
     golden = read_arrays(directory / "golden.npz")
-    check_golden(ranker.score(golden["matrix"]), golden["score"], manifest["golden_tolerance"])
+    check_golden(recommender.ranker.score(golden["matrix"]), golden["score"], manifest["golden_tolerance"])
     popular = tuple(json.loads((directory / "popular.json").read_text("utf-8")))
     purchase = manifest.get("purchase")
     return Bundle(

@@ -30,7 +30,7 @@ from feature_repo.training_frame import training_frame
 from larder.services.ports import HOST
 from larder.services.process import RunningService
 from serving.bundle import load_bundle
-from serving.plan import load_plan
+from serving.plan import decode_plan, load_plan, plan_key
 from serving.signature import signing_key
 from tests.tiny_bundle import small_line_up
 from training.grading import Segment, grade
@@ -193,6 +193,9 @@ def test_gate_promote_and_roll_back(trained: Trained) -> None:
     plan, failed = plane.rollback(why="test")
     assert (plan.stable.model_version, plan.epoch, failed) == ("1", 3, [])
     assert load_plan(settings.plan_path, signing_key(settings)) == plan
+    with redis.Redis(HOST, settings.redis_port) as client:
+        published = client.get(plan_key(settings.project))
+    assert published is not None and decode_plan(published, signing_key(settings)) == plan
     assert plane.registry.version("1").aliases == ("champion",)
     actions = [entry.action for entry in plane.store.ledger()]
     assert actions == ["rollback", "promote", "verdict", "promote", "verdict"]

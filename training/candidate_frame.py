@@ -14,7 +14,7 @@ from feature_repo.services import feature_list
 from feature_repo.settings import Settings
 from feature_repo.views import DAY_US
 from serving.cascade.fusion import Fusion
-from training.split import Log, Window, last_share
+from training.split import Log, Window, last_share, split_by_time
 from training.train import Stopwatch, TrainConfig, read_log, window_rows
 
 
@@ -77,6 +77,26 @@ def candidate_frame(
     rows = made.rows
     keys = made.keys.assign(label=rows.label, weight=rows.weight, group=rows.group)
     return pd.concat([keys, pd.DataFrame(rows.matrix, columns=list(made.columns))], axis=1)
+
+
+def training_cuts(settings: Settings, windows: int = 2, *, test_share: float = 0.1) -> list[datetime]:
+    """Return cuts that a model may learn from: the rolling windows `larder train` takes, oldest first.
+
+    Label windows of the default length that begin there end before the test window of a model trained on the same
+    events, so the gate judges by nothing that was learned.
+
+    Parameters
+    ----------
+    windows
+        How many; fewer where the past is short.
+
+    Raises
+    ------
+    BadInputError
+        If the events span too little time.
+    """
+    split = split_by_time(read_log(settings).time_us, test_share=test_share, windows=windows)
+    return [datetime.fromtimestamp(window.start_us / 1e6, UTC) for window in split.rolling]
 
 
 def _window(log: Log, cut: datetime, length: timedelta | None, test_share: float) -> Window:
