@@ -12,6 +12,7 @@ from larder.session import settings_of
 
 if TYPE_CHECKING:
     from deployment.promotion import Promotion
+    from deployment.store.records import LedgerEntry
     from feature_repo.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Versions, verdicts and the champion.")
@@ -146,8 +147,17 @@ def history(ctx: typer.Context) -> None:
     if not moves:
         print("no move yet")
     for move in moves:
-        change = f"{move.previous_version or '-'} -> {move.model_version}"
-        print(f"{move.epoch:>4}  {move.at[:19]}  {move.action:<8} {change:<10} {move.who}: {move.why}")
+        print(f"{move.epoch:>4}  {move.at[:19]}  {move.action:<13} {_change(move):<22} {move.who}: {move.why}")
+
+
+def _change(move: LedgerEntry) -> str:
+    """Say what a move did to the champion, and which candidate gets how much."""
+    plan = move.body["plan"]
+    champion = plan["stable"]["model_version"]
+    text = champion if champion == move.previous_version else f"{move.previous_version or '-'} -> {champion}"
+    if plan.get("canary"):
+        return f"{text}, canary {plan['canary']['model_version']} {plan['weight'] / 100:g} %"
+    return f"{text}, shadow {plan['shadow']['model_version']}" if plan.get("shadow") else text
 
 
 def print_verdict(settings: Settings, promotion: Promotion) -> None:
