@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import threading
 from contextlib import closing
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -89,6 +91,7 @@ def _judge(settings: Settings, worker: GateWorker, version: str | None, again: b
         return
     with PhaseProgress() as report:
         verdict = worker.judge(found, report)
+    _enter(settings, verdict)
     print_checks(settings, verdict)
 
 
@@ -98,6 +101,7 @@ def _watch(settings: Settings, worker: GateWorker) -> None:
     def on_look(looked: Looked) -> None:
         nonlocal said
         for verdict in looked.verdicts:
+            _enter(settings, verdict)
             print_checks(settings, verdict)
         told = "; ".join([looked.problem, *(f"version {number} waits: {why}" for number, why in looked.waiting)])
         if told != said and told.strip("; "):
@@ -111,8 +115,19 @@ def _watch(settings: Settings, worker: GateWorker) -> None:
         print("ended")
 
 
+def _enter(settings: Settings, verdict: Verdict) -> None:
+    """Write a verdict into the ledger, where promotion looks for it."""
+    from deployment.store.control_store import ControlStore
+    from deployment.verdict_entries import record_verdict
+    from serving.signature import signing_key
+
+    store = ControlStore(settings, signing_key(settings))
+    record_verdict(store, verdict, getpass.getuser(), datetime.now(UTC))
+
+
 def _show(settings: Settings, looked: Looked) -> None:
     for verdict in looked.verdicts:
+        _enter(settings, verdict)
         print_checks(settings, verdict)
     for number, why in looked.waiting:
         print(f"version {number} waits: {why}")
