@@ -16,6 +16,9 @@ from larder.services.process import RunningService
 from tests.gated_shop import CONFIG, make_gated_shop
 from tests.tiny_bundle import small_line_up
 
+#: Trains twice and judges: it runs with the long tests.
+pytestmark = pytest.mark.faults
+
 DOC = Path(__file__).resolve().parents[1] / "docs" / "gate.md"
 SECTION = "## Train your own ranker and register it"
 

@@ -41,6 +41,9 @@ from tests.gated_shop import CONFIG, GatedShop, make_gated_shop
 from training.candidate_frame import candidate_frame, training_cuts
 from training.tracking import client
 
+#: Hostile and damaged artefacts against real processes, on a trained shop: minutes.
+pytestmark = pytest.mark.faults
+
 KEPT = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT")
 
 
@@ -230,7 +233,9 @@ class _Canary:
     [
         "pickle",
         "loader module",
-        *(pytest.param(kind, marks=pytest.mark.faults) for kind in ("code folder", "traversal", "huge")),
+        "code folder",
+        "traversal",
+        "huge",
     ],
 )
 def test_hostile_artefacts_run_nothing(

@@ -17,7 +17,6 @@ import redis
 
 from deployment.promotion import ControlPlane
 from deployment.registry import Registry
-from deployment.thresholds import override_path
 from feature_repo.asof import AsOfReader
 from feature_repo.backfill import backfill
 from feature_repo.datasets import load_dataset, read_events, write_dataset
@@ -33,6 +32,7 @@ from larder.services.process import RunningService
 from serving.bundle import load_bundle
 from serving.plan import decode_plan, load_plan, plan_key
 from serving.signature import signing_key
+from tests.gated_shop import write_thresholds
 from tests.tiny_bundle import small_line_up
 from training.grading import Segment, grade
 from training.offline_table import offline_item_table
@@ -67,11 +67,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, redis_server: RunningServi
         redis_timeout_ms=1000,
         mlflow_tracking_uri=mlflow_server,
     )
-    write_dataset(load_dataset("simulator", settings, n_events=60_000, end=datetime(2026, 3, 1, tzinfo=UTC)), settings)
+    write_dataset(load_dataset("simulator", settings, n_events=36_000, end=datetime(2026, 3, 1, tzinfo=UTC)), settings)
     backfill(settings)
     apply(settings)
-    # 323 users cannot tell a model of another seed from one 5 % worse: the interval alone is as wide as that.
-    override_path(settings).write_text("ndcg_margin_share = 0.15\n", "utf-8")
+    write_thresholds(settings.root)  # so few users prove little: the gate has tests of its own
     result = train(settings, SMALL, "hash-of-the-data")
     return Trained(settings, result, register_training(settings, result))
 
@@ -107,7 +106,7 @@ def test_training_again_gives_the_same_bundle(trained: Trained, tmp_path: Path) 
 def test_moving_the_data_by_weeks_changes_no_figure(trained: Trained, tmp_path: Path) -> None:
     """Features are differences of times: the same shop ten weeks later trains to the same model (decision 3)."""
     later = replace(trained.settings, home=tmp_path / "later")
-    write_dataset(load_dataset("simulator", later, n_events=60_000, end=datetime(2026, 5, 10, tzinfo=UTC)), later)
+    write_dataset(load_dataset("simulator", later, n_events=36_000, end=datetime(2026, 5, 10, tzinfo=UTC)), later)
     backfill(later)
     moved = train(later, SMALL, "hash-of-the-data")
     assert moved.evaluation.flat() == trained.result.evaluation.flat()
