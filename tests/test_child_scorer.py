@@ -9,13 +9,18 @@ import socket
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as run_settings
 from hypothesis import strategies as st
 
+from feature_repo.settings import Settings
+from serving.answers import Recommendations
 from serving.bundle import write_manifest
 from serving.cascade.recommender import RankedItem
 from serving.child_scorer.messages import (
@@ -30,8 +35,14 @@ from serving.child_scorer.messages import (
     decode_reply,
     frame,
 )
+from serving.child_scorer.ranking import Asked
 from serving.child_scorer.scoring import serve
-from serving.shadow import compare
+from serving.feature_reads import FeatureReads
+from serving.metrics import Metrics
+from serving.redis_client import RedisGuard
+from serving.shadow import Shadow, compare
+from serving.state import Release
+from tests.running_api import plan_for
 from tests.tiny_bundle import make_bundle, make_shop
 
 SHOP = make_shop(1_790_000_000_000_000)
@@ -69,7 +80,7 @@ def test_arrays_that_are_none_are_refused(array: Array) -> None:
         array.unpack()
 
 
-@settings(deadline=None)
+@run_settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_nonsense_from_a_process_is_a_named_error(data: bytes) -> None:
     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
@@ -110,6 +121,18 @@ def test_lists_are_compared_item_by_item() -> None:
     assert compare(items(*"ab"), []) == (None, None, None)
     # Of a, c, b in both: ranks 0 1 2 there are 0 2 1 here; 1 - 6 * 2 / 24.
     assert compare(items(*"aXcbY"), items(*"apbqc")) == (0.6, 0.5, 0.0)
+
+
+async def test_a_shadow_that_is_too_slow_sees_a_sample_and_nobody_waits(settings: Settings) -> None:
+    metrics = Metrics()
+    shadow = Shadow(settings, FeatureReads(None, RedisGuard(1.0), metrics), metrics, length=2)  # type: ignore[arg-type]
+    child: Any = SimpleNamespace(began=True, table=None)
+    release = Release(plan_for("a" * 32), None, None, child)  # type: ignore[arg-type]
+    asked = Asked(SHOP.user(SHOP.user_ids[0]), True, SHOP.now_us, 5, [])
+    answer = Recommendations("r", "u", "1", "a" * 32, "stable", "full", [], None, None, items(*"abcde"))
+    for _ in range(5):  # nobody takes them up
+        shadow.ask(release, asked, answer, 1.0)
+    assert b'larder_shadow_total{result="dropped"} 3.0' in metrics.exposition()
 
 
 def test_the_clock_of_deadlines_is_shared_by_processes() -> None:
