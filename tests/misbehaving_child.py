@@ -22,6 +22,8 @@ def draft(self: Recommender, user: Any, table: Any, now_us: int, *, exclude: Seq
         time.sleep(0.4)
     if "die" in exclude:
         os._exit(3)
+    if "grow" in exclude:
+        bytearray(8 * 1024**3)  # beyond what it may take
     if "raise" in exclude:
         raise RuntimeError("a bug")
     found = _draft(self, user, table, now_us, exclude=exclude, **rest)
