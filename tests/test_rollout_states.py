@@ -106,7 +106,7 @@ def test_a_decision_moves_one_step_at_most(rollout, evidence):
     if decision.kind == "advance":
         assert after.weight > rollout.weight
         assert after.elapsed_s == 0.0
-        assert not states.decide(after, Evidence()).kind == "promote"
+        assert states.decide(after, Evidence()).kind != "promote"
     if decision.kind != "hold":
         assert after.history[-1].reason == decision.reason
 
