@@ -1,74 +1,213 @@
-"""The gate: takes a registered version, measures it, and writes one verdict."""
+"""The gate: takes a registered version, makes sure it is safe to load, measures it, and writes one verdict."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
-from deployment.checks import Live, check_latency, check_outputs, check_quality
+from deployment.checks.contract import GateContext, Progress
+from deployment.checks.line_up import FIRST, THEN
+from deployment.compose_bundle import NonFiniteError, compose_bundle
+from deployment.parser import Parsed, Parser
+from deployment.plain_ranker import fetched
 from deployment.registry import Registry, Version
+from deployment.thresholds import Thresholds, load_thresholds
 from deployment.verdict import Check, Verdict, compare
-from feature_repo.asof import AsOfReader
-from feature_repo.datasets import read_events
-from feature_repo.errors import BadInputError, LarderError
-from feature_repo.online_reader import OnlineReader
-from feature_repo.redis_scripts import connect
+from deployment.verdict_files import keep_verdict
+from feature_repo.errors import BadInputError, LarderError, NotFoundError
+from feature_repo.services import feature_list, service_hash
 from feature_repo.settings import Settings
-from serving.bundle import Bundle, load_bundle
-from serving.cascade.items import build_item_table, catalog_entry
-from training.evaluate_bundle import evaluate_bundle, held_out_window
-from training.split import Log
-
-Progress = Callable[[str, int, int], None]
-#: How many of the held-out users are asked for online.
-LIVE_USERS = 300
+from serving.bundle import Bundle, FeatureListError, load_bundle, read_manifest
+from serving.plan import Plan, load_plan
+from serving.signature import signing_key
 
 
-def gate(settings: Settings, registry: Registry, version: Version, progress: Progress | None = None) -> Verdict:
-    """Judge a version and keep the verdict in MLflow.
+@dataclass(frozen=True)
+class _Champion:
+    """What serves now: nothing (empty version), a bundle, or one that cannot be loaded (and why)."""
 
-    A bundle that cannot be verified or loaded fails on integrity alone: nothing of it is run.
+    version: str = ""
+    bundle: Bundle | None = None
+    directory: Path = Path()
+    problem: str = ""
+
+
+def gate(
+    settings: Settings,
+    registry: Registry,
+    version: Version,
+    progress: Progress | None = None,
+    *,
+    plan: Plan | None = None,
+    parser: Parser | None = None,
+) -> Verdict:
+    """Judge a version and keep the verdict: signed on this machine, then in MLflow.
+
+    A bundle is verified by its hashes; of a plain ranker the one safe file is taken and composed with the champion's
+    generators. Either is parsed by a limited child process before this one touches it. What fails there fails alone:
+    nothing of it is run.
+
+    Parameters
+    ----------
+    plan
+        The plan in force; the published copy on disk if None.
+    parser
+        A child process to parse with, for a caller that judges many versions; one of its own if None.
+
+    Raises
+    ------
+    UnavailableError
+        If MLflow or Redis cannot be reached; nothing is judged then.
+    NotFoundError
+        For a plain ranker where nothing serves yet, whose generators it could be composed with.
     """
+    report = progress or (lambda what, done, total: None)
+    key, thresholds = signing_key(settings), load_thresholds(settings)
     gated_at = datetime.now(UTC).isoformat(timespec="seconds")
-    try:
-        bundle = load_bundle(registry.fetch_bundle(version))
-    except BadInputError as error:
-        checks = [compare("integrity", 1, "==", 0, "errors", str(error))]
-    else:
-        checks = [
-            compare(
-                "integrity", 0, "==", 0, "errors", "Hashes, formats and feature service fit; golden rows reproduce."
-            )
-        ]
-        checks += _measure(settings, bundle, progress or (lambda what, done, total: None))
-    verdict = Verdict(settings.model_name, version.version, version.bundle_id, gated_at, tuple(checks))
-    registry.write_verdict(version, verdict)
+    champion = _champion(settings, plan or load_plan(settings.plan_path, key))
+    bundle_id, service = version.bundle_id, version.service
+    with ExitStack() as opened:
+        limits = {"seconds": thresholds.parse_seconds, "memory_mb": thresholds.parse_memory_mb}
+        parser = parser or opened.enter_context(Parser(**limits))
+        try:
+            report("parse in a child process", 0, 1)
+            if _to_compose(version, champion):
+                bundle_id, service = "", registry.service_of(version)
+                directory = _compose(settings, registry, version, champion, service, thresholds, parser, report)
+                bundle_id = directory.name
+            else:
+                directory = registry.fetch_bundle(version)
+            manifest = read_manifest(directory)
+            service = str(manifest["feature_service"])
+            parsed = parser.bundle(directory, _kinds(manifest))
+            report("parse in a child process", 1, 1)
+            bundle = load_bundle(directory)
+        except FeatureListError as error:
+            checks = [compare("feature_list", 1, "==", 0, "errors", str(error))]
+        except NonFiniteError as error:
+            checks = [compare("non_finite_outputs", 1, "==", 0, "errors", str(error))]
+        except BadInputError as error:
+            checks = [compare("security", 1, "==", 0, "errors", str(error))]
+        else:
+            checks = [
+                compare(
+                    "security",
+                    0,
+                    "==",
+                    0,
+                    "errors",
+                    "Allowed formats only, sizes and sha256 as registered; a limited child process parsed every file "
+                    "and reproduced the golden rows.",
+                )
+            ]
+            checks += _run(_context(settings, thresholds, bundle, directory, parsed, champion, report))
+    verdict = Verdict(
+        settings.model_name,
+        version.version,
+        bundle_id,
+        gated_at,
+        tuple(checks),
+        thresholds.hash,
+        service,
+        _hash_of(service),
+        champion.version,
+        version.run_id,
+    )
+    sealed, page = keep_verdict(settings, verdict, key)
+    registry.write_verdict(version, verdict, sealed, page)
     return verdict
 
 
-def _measure(settings: Settings, bundle: Bundle, report: Progress) -> list[Check]:
-    """Quality on the held-out window, then latency and outputs on the live online store."""
-    log = Log.of(read_events(settings, columns=["user_id", "item_id", "event_type", "event_timestamp", "received_at"]))
-    window = held_out_window(bundle)
-    reader = AsOfReader(settings, window.start_us)
-    evaluation = evaluate_bundle(bundle, reader, log, settings.seed, report)
-    checks = check_quality(evaluation)
-    live = _live(settings, tuple(log.targets(window, bundle.manifest["target"]))[:LIVE_USERS])
-    now_us = time.time_ns() // 1000
-    report("latency and outputs", 0, 1)
-    checks += [check_latency(bundle, live, now_us), *check_outputs(bundle, live, now_us)]
-    report("latency and outputs", 1, 1)
+def _run(context: GateContext) -> list[Check]:
+    """Run the checks; where one of the first fails, no other."""
+    checks: list[Check] = []
+    for one in FIRST:
+        checks += one.run(context)
+    if any(check.result == "fail" for check in checks):
+        return checks
+    for number, check in enumerate(THEN):
+        found = check.run(context)
+        if found:
+            context.report("checks", number + 1, len(THEN))
+        checks += found
+    context.report("checks", len(THEN), len(THEN))
     return checks
 
 
-def _live(settings: Settings, users: tuple[str, ...]) -> Live:
-    """Read the online store the way serving does."""
-    # The gate may wait longer than a request: it measures time itself.
-    reader = OnlineReader(connect(settings, timeout_ms=5000), settings.project)
-    changes = reader.changes(0)
-    if not changes.item_ids:
-        raise LarderError("the online store holds no items; run `larder features materialize` first")
-    stats, catalog = reader.read_items(changes.item_ids)
-    entries = [catalog_entry(item_id, item) for item_id, item in zip(changes.item_ids, catalog, strict=True)]
-    return Live(reader, build_item_table(entries, stats, time.time_ns() // 1000), users)
+def _context(
+    settings: Settings,
+    thresholds: Thresholds,
+    bundle: Bundle,
+    directory: Path,
+    parsed: Parsed,
+    champion: _Champion,
+    report: Progress,
+) -> GateContext:
+    return GateContext(
+        settings,
+        thresholds,
+        bundle,
+        directory,
+        parsed,
+        champion.bundle,
+        champion.version,
+        champion.problem,
+        time.time_ns() // 1000,
+        report,
+    )
+
+
+def _champion(settings: Settings, plan: Plan | None) -> _Champion:
+    """Load what serves now."""
+    if plan is None:
+        return _Champion()
+    directory = settings.bundles_dir / plan.stable.bundle_id
+    try:
+        return _Champion(plan.stable.model_version, load_bundle(directory), directory)
+    except LarderError as error:
+        return _Champion(plan.stable.model_version, None, directory, f"its bundle cannot be loaded ({error})")
+
+
+def _to_compose(version: Version, champion: _Champion) -> bool:
+    """Say whether a bundle must be made first. A plain ranker that serves already is not composed with itself."""
+    return version.plain and not (version.bundle_id and version.version == champion.version)
+
+
+def _compose(
+    settings: Settings,
+    registry: Registry,
+    version: Version,
+    champion: _Champion,
+    service: str,
+    thresholds: Thresholds,
+    parser: Parser,
+    report: Progress,
+) -> Path:
+    """Take a ranker's file and make a bundle of it."""
+    if champion.bundle is None:
+        raise NotFoundError(
+            f"version {version.version} is a ranker, and there is no champion whose generators it could be composed "
+            f"with{': ' + champion.problem if champion.problem else ''}; `larder train` and `larder models promote` "
+            "make one"
+        )
+    try:
+        feature_list(service)
+    except NotFoundError as error:
+        raise FeatureListError(str(error)) from None
+    with fetched(registry, version, thresholds, parser) as ranker:
+        return compose_bundle(settings, champion.bundle, champion.directory, ranker, service, report).directory
+
+
+def _kinds(manifest: dict[str, dict[str, str]]) -> tuple[str, ...]:
+    purchase = manifest.get("purchase")
+    return (manifest["ranker"]["kind"], *([purchase["kind"]] if purchase else []))
+
+
+def _hash_of(service: str) -> str:
+    try:
+        return service_hash(service)
+    except NotFoundError:
+        return ""

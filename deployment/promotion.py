@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from deployment.alias_watch import AliasWatch
-from deployment.gate import Progress, gate
+from deployment.checks.contract import Progress
+from deployment.gate import gate
 from deployment.publication import publish_committed, published_epoch
 from deployment.registry import Registry, Version
 from deployment.store.control_store import ControlStore
@@ -118,7 +119,7 @@ class ControlPlane:
 
     def judge(self, version: Version, *, who: str | None = None, progress: Progress | None = None) -> Verdict:
         """Let the gate judge a version, and append the verdict to the ledger."""
-        verdict = gate(self._settings, self.registry, version, progress)
+        verdict = gate(self._settings, self.registry, version, progress, plan=self.store.plan())
         record_verdict(self.store, verdict, who or getpass.getuser(), datetime.now(UTC))
         return verdict
 

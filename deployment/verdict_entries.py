@@ -7,7 +7,7 @@ from datetime import datetime
 from deployment.store.chain import canonical
 from deployment.store.control_store import ControlStore
 from deployment.store.records import NewEntry
-from deployment.verdict import Check, Verdict
+from deployment.verdict import Verdict
 
 
 def record_verdict(store: ControlStore, verdict: Verdict, who: str, now: datetime) -> None:
@@ -42,5 +42,4 @@ def recorded_verdict(store: ControlStore, bundle_id: str, champion: str) -> Verd
     document = entry.body["verdict"]
     if document.get("champion_version", champion) != champion:
         return None
-    checks = tuple(Check(**check) for check in document["checks"])
-    return Verdict(document["model"], document["version"], document["bundle_id"], document["gated_at"], checks)
+    return Verdict.from_dict(document)

@@ -21,11 +21,13 @@ from feature_repo.errors import BadInputError, LarderError, NotFoundError
 from feature_repo.services import feature_list, service_hash
 from serving.candidates.load import load_generator, read_arrays
 from serving.cascade.features import retrieval_columns
+from serving.cascade.fusion import Fusion
 from serving.cascade.purchase import CALIBRATION_FILE, GOLDEN_FILE, MODEL_FILES, PurchaseModel
 from serving.cascade.ranker import (
     RANKER_FILES,
     Calibration,
     CatBoostRanker,
+    FirstColumns,
     LightGBMRanker,
     TreeRanker,
     XGBoostRanker,
@@ -39,6 +41,10 @@ MANIFEST = "manifest.json"
 MAX_FILE_BYTES = 2 * 1024**3
 _ALWAYS_READ = ("calibration.npz", "golden.npz", "popular.json")
 ALLOWED_SUFFIXES = frozenset({".cbm", ".npz", ".json", ".parquet", ".txt"})
+
+
+class FeatureListError(BadInputError):
+    """A model takes other features than it would be given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +109,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             RANKER_FILES[manifest["ranker"]["kind"]],
             *(g["file"] for g in manifest["generators"] if "file" in g),
         }
+        if (fusion := manifest.get("fusion")) is not None:
+            read.add(fusion["file"])
         services = [(service, manifest.get("feature_service_hash"))]
         if (purchase := manifest.get("purchase")) is not None:
             read |= {MODEL_FILES[purchase["kind"]], CALIBRATION_FILE, GOLDEN_FILE}
@@ -118,12 +126,12 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise BadInputError(f"{path} does not list the files {', '.join(sorted(map(str, read - set(files))))}")
     for name, found in services:
         if found != service_hash(name):
-            raise BadInputError(
+            raise FeatureListError(
                 f"the bundle was trained on another definition of {name!r} ({found}, here {service_hash(name)}); "
                 "train it again"
             )
     if columns != [*feature_list(service), *retrieval_columns(generators)]:
-        raise BadInputError(f"the bundle's feature list differs from {service!r} with its generators' columns")
+        raise FeatureListError(f"the bundle's feature list differs from {service!r} with its generators' columns")
     return manifest
 
 
@@ -172,14 +180,17 @@ def _parse(directory: Path, manifest: dict[str, Any]) -> Bundle:
     ranker = load_ranker(
         kind, directory / RANKER_FILES[kind], Calibration(calibration["score"], calibration["probability"])
     )
+    # Of a ranker that was trained without the retrieval columns: how many it takes.
+    columns = manifest["ranker"].get("columns")
     recommender = Recommender(
         tuple(load_generator(spec, directory) for spec in manifest["generators"]),
-        ranker,
+        ranker if columns is None else FirstColumns(ranker, columns, len(manifest["features"])),
         manifest["feature_service"],
         read_policy(manifest["policy"]),
+        fusion=_read_fusion(directory, manifest),
     )
     golden = read_arrays(directory / "golden.npz")
-    check_golden(ranker.score(golden["matrix"]), golden["score"], manifest["golden_tolerance"])
+    check_golden(recommender.ranker.score(golden["matrix"]), golden["score"], manifest["golden_tolerance"])
     popular = tuple(json.loads((directory / "popular.json").read_text("utf-8")))
     purchase = manifest.get("purchase")
     return Bundle(
@@ -189,6 +200,16 @@ def _parse(directory: Path, manifest: dict[str, Any]) -> Bundle:
         popular,
         None if purchase is None else load_purchase(directory, purchase),
     )
+
+
+def _read_fusion(directory: Path, manifest: dict[str, Any]) -> Fusion | None:
+    """Read how lists are fused; a bundle without it fuses by reciprocal ranks."""
+    if (entry := manifest.get("fusion")) is None:
+        return None
+    curves = read_arrays(directory / entry["file"])["curves"].astype(np.float64, copy=False)
+    if curves.ndim != 2 or len(curves) != len(manifest["generators"]) or not np.isfinite(curves).all():
+        raise BadInputError(f"the fusion of {directory} has not one finite curve for each generator")
+    return Fusion(curves)
 
 
 def read_policy(entry: dict[str, Any]) -> Policy:

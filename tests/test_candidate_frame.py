@@ -63,7 +63,7 @@ def test_the_frame_is_what_training_learns_from(settings: Settings, frame: pd.Da
     table = offline_item_table(reader, cut)
     generators = fit_line_up(CONFIG.line_up, Past(log.before(cut), table, cut, settings.seed, settings.threads))
     targets = log.targets(window, "purchase")
-    _, rows = candidate_rows(
+    _, rows, _ = candidate_rows(
         settings, reader, table, generators, CONFIG.policy, window, targets,
         service="ranking_v1", sampling=CONFIG.sampling, seed=[settings.seed, 1],
     )  # fmt: skip

@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 from feature_repo.rows import Rows
 from feature_repo.views import FOLD_VIEWS, NULL_INT, View
 from serving.candidates.contract import top_k
+from serving.cascade.fusion import DEPTH, Fusion
 from serving.cascade.kernels import fuse, neighbour_sums, ranks_in
 
 N_ITEMS = 12
@@ -35,7 +36,7 @@ def test_lists_are_fused_by_reciprocal_rank(lists: list[np.ndarray], allowed: np
                 worth[item] = worth.get(item, 0.0) + 1.0 / (60.0 + rank)
                 best[item] = min(best.get(item, (99, 99)), (rank, g))
     expected = sorted(worth, key=lambda item: (-round(worth[item], 11), item))[:limit]
-    items, source = fuse(*joined(lists), allowed, limit)
+    items, source = fuse(*joined(lists), allowed, Fusion.reciprocal(len(lists)).curves, limit)
     assert items.tolist() == expected
     assert source.tolist() == [best[item][1] for item in expected]
 
@@ -88,3 +89,21 @@ def test_all_columns_at_once_are_each_column(view: View, n: int, seed: int) -> N
     for name, values in columns.items():
         assert values.flags.c_contiguous
         np.testing.assert_array_equal(values, rows.column(name))
+
+
+@settings(deadline=None)
+@given(ranked_lists, st.integers(0, 2**32 - 1))
+def test_lists_are_fused_by_any_curves(lists: list[np.ndarray], seed: int) -> None:
+    curves = np.random.default_rng(seed).normal(scale=3.0, size=(len(lists), 4))
+    fusion = Fusion(curves)
+    worth = np.zeros(N_ITEMS)
+    for g, one in enumerate(lists):
+        worth[one] += curves[g, np.minimum(np.arange(len(one)), 3)]
+    listed = np.unique(np.concatenate(lists)).astype(int)
+    items, _ = fuse(*joined(lists), np.ones(N_ITEMS, np.bool_), fusion.curves, N_ITEMS)
+    assert items.tolist() == sorted(listed.tolist(), key=lambda item: (-worth[item], item))
+
+
+def test_the_published_fusion_is_the_default() -> None:
+    curves = Fusion.reciprocal(2).curves
+    np.testing.assert_allclose(curves[1, [0, 9, DEPTH - 1]] * 61, [1.0, 61 / 70, 61 / (60 + DEPTH)])

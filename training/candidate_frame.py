@@ -13,7 +13,8 @@ from feature_repo.errors import BadInputError
 from feature_repo.services import feature_list
 from feature_repo.settings import Settings
 from feature_repo.views import DAY_US
-from training.split import Log, Window, last_share
+from serving.cascade.fusion import Fusion
+from training.split import Log, Window, last_share, split_by_time
 from training.train import Stopwatch, TrainConfig, read_log, window_rows
 
 
@@ -24,6 +25,7 @@ def candidate_frame(
     settings: Settings,
     label_window: timedelta | None = None,
     config: TrainConfig | None = None,
+    fusion: Fusion | None = None,
     number: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
@@ -45,6 +47,9 @@ def candidate_frame(
     config
         Generators, quotas, sampling and target; the defaults of `larder train` if None. `config.service` is not looked
         at.
+    fusion
+        How the generators' lists become one: that of the champion (`bundle.recommender.fusion`), or of the window
+        before; None: by reciprocal ranks, as training's first window.
     number
         Which negatives are drawn; `larder train` draws those of its first window with 1, of its second with 2, ...
 
@@ -68,10 +73,30 @@ def candidate_frame(
     log = read_log(settings)
     window = _window(log, cut, label_window, config.test_share)
     report = on_progress or (lambda done, total: None)
-    made = window_rows(settings, config, log, window, number, Stopwatch(), report)
+    made = window_rows(settings, config, log, window, number, Stopwatch(), report, fusion)
     rows = made.rows
     keys = made.keys.assign(label=rows.label, weight=rows.weight, group=rows.group)
     return pd.concat([keys, pd.DataFrame(rows.matrix, columns=list(made.columns))], axis=1)
+
+
+def training_cuts(settings: Settings, windows: int = 2, *, test_share: float = 0.1) -> list[datetime]:
+    """Return cuts that a model may learn from: the rolling windows `larder train` takes, oldest first.
+
+    Label windows of the default length that begin there end before the test window of a model trained on the same
+    events, so the gate judges by nothing that was learned.
+
+    Parameters
+    ----------
+    windows
+        How many; fewer where the past is short.
+
+    Raises
+    ------
+    BadInputError
+        If the events span too little time.
+    """
+    split = split_by_time(read_log(settings).time_us, test_share=test_share, windows=windows)
+    return [datetime.fromtimestamp(window.start_us / 1e6, UTC) for window in split.rolling]
 
 
 def _window(log: Log, cut: datetime, length: timedelta | None, test_share: float) -> Window:

@@ -15,8 +15,10 @@ from feature_repo.settings import Settings
 from feature_repo.training_frame import training_frame
 from serving.candidates.contract import F32, CandidateGenerator
 from serving.cascade.features import ask
+from serving.cascade.fusion import Fusion
 from serving.cascade.items import ItemTable
 from serving.cascade.recommender import Policy
+from training.fusion import ListRanks, list_ranks
 from training.split import Window
 
 
@@ -73,19 +75,27 @@ def candidate_rows(
     service: str,
     sampling: Sampling,
     seed: list[int],
+    fusion: Fusion | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[pd.DataFrame, RankerRows]:
+) -> tuple[pd.DataFrame, RankerRows, list[ListRanks]]:
     """Retrieve, label and sample the rows of one rolling window, then join the features as of the cut.
 
     The state features come through Feast's point-in-time join (`training_frame`), the retrieval features from the
     generators fitted before the cut.
 
+    Parameters
+    ----------
+    fusion
+        How the generators' lists become one, learned on an earlier window; None: by reciprocal ranks.
+
     Returns
     -------
     tuple
-        `user_id`, `item_id` and `event_timestamp` of each row; and the rows, in the same order.
+        `user_id`, `item_id` and `event_timestamp` of each row; the rows, in the same order; and what the next window
+        may learn a fusion from.
     """
-    rng = np.random.default_rng(seed)
+    rng, rank_rng = np.random.default_rng(seed), np.random.default_rng([*seed, 1])
+    ranks: list[ListRanks] = []
     users: list[str] = []
     items: list[npt.NDArray[np.int32]] = []
     retrieval: list[F32] = []
@@ -94,9 +104,11 @@ def candidate_rows(
     for done, (user_id, wanted) in enumerate(targets.items()):
         user = reader.user(user_id, window.start_us)
         asked = ask(generators, policy.quotas, user, table, window.start_us)
-        found = asked.merge(policy.candidates).items
+        found = asked.merge(policy.candidates, fusion=fusion).items
         positive = _known(table.lookup(sorted(wanted)))
         chosen, weight = _sample(found, positive, len(table), sampling, rng)
+        if user.known:
+            ranks.append(list_ranks(asked, positive, rank_rng))
         users.append(user_id)
         items.append(chosen)
         retrieval.append(asked.features(chosen))
@@ -114,12 +126,13 @@ def candidate_rows(
     )
     features = training_frame(frame, service, settings)
     state = features.iloc[:, -len(feature_list(service)) :].to_numpy(np.float32)
-    return frame, RankerRows(
+    rows = RankerRows(
         np.ascontiguousarray(np.hstack([state, np.vstack(retrieval)])),
         np.concatenate(labels),
         np.concatenate(weights),
         np.repeat(np.arange(len(users)), sizes),
     )
+    return frame, rows, ranks
 
 
 def stack_rows(parts: Iterable[RankerRows]) -> RankerRows:

@@ -15,6 +15,7 @@ import numpy as np
 
 from feature_repo.asof import AsOfReader
 from feature_repo.views import NULL_INT
+from serving.candidates.contract import I32
 from serving.cascade.items import ItemTable
 from serving.cascade.recommender import Recommender
 from training.baselines import FilledGenerator
@@ -159,17 +160,27 @@ def user_auc(
 
     Targets the table does not know rank below everything.
     """
-    known = table.lookup(sorted(wanted))
-    missing = int((known < 0).sum())
-    known = known[known >= 0]
-    pool = np.setdiff1d(np.flatnonzero(table.available), known)
-    negative = rng.choice(pool, min(AUC_NEGATIVES, len(pool)), replace=False)
-    items = np.concatenate([known, negative]).astype(np.int32)
+    items, n_known, missing = auc_items(table, wanted, rng)
     user = reader.user(user_id, now_us)
     pairs = reader.pairs(user_id, [table.ids[i] for i in items], now_us)
     scores = recommender.score(user, table, items, pairs, now_us)
-    positive = np.concatenate([scores[: len(known)], np.full(missing, -np.inf)])
-    return auc(positive, scores[len(known) :])
+    positive = np.concatenate([scores[:n_known], np.full(missing, -np.inf)])
+    return auc(positive, scores[n_known:])
+
+
+def auc_items(table: ItemTable, wanted: set[str], rng: np.random.Generator) -> tuple[I32, int, int]:
+    """Draw the items of one user's AUC.
+
+    Returns
+    -------
+    tuple
+        Items of the table, the targets first; how many of them are targets; how many targets the table does not know.
+    """
+    found = table.lookup(sorted(wanted))
+    known = found[found >= 0]
+    pool = np.setdiff1d(np.flatnonzero(table.available), known)
+    negative = rng.choice(pool, min(AUC_NEGATIVES, len(pool)), replace=False)
+    return np.concatenate([known, negative]).astype(np.int32), len(known), len(found) - len(known)
 
 
 def _taken(reader: AsOfReader, user_id: str, item_ids: list[str], now_us: int) -> list[str]:

@@ -15,6 +15,7 @@ from feature_repo.services import feature_list, service_hash
 from serving.bundle import write_manifest
 from serving.candidates.contract import F32, CandidateGenerator
 from serving.cascade.features import retrieval_columns
+from serving.cascade.fusion import Fusion
 from serving.cascade.items import ItemTable
 from serving.cascade.ranker import RANKER_FILES, TreeRanker
 from serving.cascade.recommender import Policy
@@ -26,6 +27,7 @@ from training.save_purchase import add_purchase
 #: Scores of the same bytes by the same library differ by rounding at most.
 GOLDEN_TOLERANCE = 1e-6
 POPULAR_DEPTH = 200
+FUSION_FILE = "fusion.npz"
 
 
 def feature_columns(service: str, generators: tuple[CandidateGenerator, ...]) -> tuple[str, ...]:
@@ -41,6 +43,7 @@ def save_bundle(
     generators: tuple[CandidateGenerator, ...],
     ranker: TreeRanker,
     policy: Policy,
+    fusion: Fusion | None = None,
     table: ItemTable,
     golden: F32,
     content: dict[str, Any],
@@ -51,6 +54,8 @@ def save_bundle(
 
     Parameters
     ----------
+    fusion
+        How the generators' lists become one; None: by reciprocal ranks.
     golden
         Feature rows whose scores are stored with the bundle, shape (m, f).
     content
@@ -78,6 +83,8 @@ def save_bundle(
         ranked = np.lexsort((np.arange(len(table)), -popularity))
         popular = [table.ids[i] for i in ranked if table.available[i]][:POPULAR_DEPTH]
         (directory / "popular.json").write_text(json.dumps(popular) + "\n", "utf-8")
+        if fusion is not None:
+            write_npz(directory / FUSION_FILE, curves=fusion.curves)
         carried = (
             {} if purchase is None else {"purchase": add_purchase(purchase, directory, content["trained_until_us"])}
         )
@@ -100,6 +107,7 @@ def save_bundle(
                 "golden_tolerance": GOLDEN_TOLERANCE,
                 "code_version": version("larder"),
                 **content,
+                **({} if fusion is None else {"fusion": {"file": FUSION_FILE}}),
                 **carried,
                 "volatile": volatile,
             },

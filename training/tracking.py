@@ -25,14 +25,24 @@ EXPERIMENT = "larder"
 _BATCH = 100
 
 
-def client(settings: Settings) -> Any:
+def client(settings: Settings, *, retries: int | None = None, timeout_s: int | None = None) -> Any:
     """Return an MlflowClient that gives up quickly.
 
     MLflow's defaults retry for about four minutes; a dead server must be an error within seconds.
+
+    Parameters
+    ----------
+    retries, timeout_s
+        For a process that polls: they hold for all of its calls to MLflow, as the library reads them from the
+        environment.
     """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    for name, value, default in (("MAX_RETRIES", retries, "2"), ("TIMEOUT", timeout_s, "20")):
+        if value is None:
+            os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", default)
+        else:
+            os.environ[f"MLFLOW_HTTP_REQUEST_{name}"] = str(value)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # MLflow asks git for a commit; without git that is a warning
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow import MlflowClient

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -19,6 +20,7 @@ from feature_repo.events import Repeats
 from feature_repo.settings import Settings
 from serving.bundle import Bundle, load_bundle
 from serving.candidates.contract import CandidateGenerator
+from serving.cascade.fusion import Fusion
 from serving.cascade.items import ItemTable
 from serving.cascade.recommender import Policy
 from serving.cascade.rerank import Diversity, NewItems
@@ -26,6 +28,7 @@ from training.candidate_rows import RankerRows, Sampling, candidate_rows
 from training.evaluate import Evaluation
 from training.evaluate_bundle import evaluate_bundle
 from training.fit_ranker import FittedRanker, fit_ranker
+from training.fusion import fit_fusion
 from training.generators.contract import Past
 from training.line_up import LineUp, default_line_up, fit_line_up
 from training.offline_table import offline_item_table
@@ -53,6 +56,8 @@ class TrainConfig:
     #: Train and judge as of so many windows before the last: rolling cuts, to tune on or to report.
     cuts_back: int = 0
     candidates: int = 500
+    #: `learned` finds more of what is taken (docs/models.md); the published figures are those of `reciprocal`.
+    fusion: Literal["learned", "reciprocal"] = "reciprocal"
     #: Users of each window, drawn by the seed; None takes all.
     users: int | None = None
     line_up: LineUp = field(default_factory=default_line_up)
@@ -92,11 +97,14 @@ class WindowRows:
         `user_id`, `item_id` and `event_timestamp` of each row.
     columns
         Names of the matrix' columns.
+    fusion
+        How lists should become one, as this window teaches; for the windows after it. None: by reciprocal ranks.
     """
 
     keys: pd.DataFrame
     rows: RankerRows
     columns: tuple[str, ...]
+    fusion: Fusion | None
 
 
 class Stopwatch:
@@ -146,10 +154,13 @@ def train(
     if purchase is not None:
         read_purchase(purchase, split.test.start_us)  # what cannot be taken along is said before the work, not after
     windows: list[RankerRows] = []
+    fusion: Fusion | None = None
     for number, window in enumerate(split.rolling, start=1):
         what = f"window {number} of {len(split.rolling)}"
         on_progress = partial(report, what)
-        windows.append(window_rows(settings, config, log, window, number, watch, on_progress).rows)
+        made = window_rows(settings, config, log, window, number, watch, on_progress, fusion)
+        windows.append(made.rows)
+        fusion = made.fusion
     reader, table, generators = _as_of(settings, config, log, split.test, watch)
     with watch.phase("fit ranker"):
         report("ranker", 0, 1)
@@ -165,6 +176,7 @@ def train(
             generators=generators,
             ranker=fitted.ranker,
             policy=config.policy,
+            fusion=fusion,
             table=table,
             golden=golden,
             content={
@@ -197,6 +209,7 @@ def window_rows(
     number: int,
     watch: Stopwatch,
     on_progress: Callable[[int, int], None],
+    fusion: Fusion | None = None,
 ) -> WindowRows:
     """Fit the generators before a window and label what they retrieve.
 
@@ -204,6 +217,8 @@ def window_rows(
     ----------
     number
         Number of the window, from 1: other negatives are drawn for another one.
+    fusion
+        What the window before it taught; None: lists are fused by reciprocal ranks.
 
     Raises
     ------
@@ -218,7 +233,7 @@ def window_rows(
         targets = drawn(targets, config.users, [settings.seed, 2, number])
     reader, table, generators = _as_of(settings, config, log, window, watch)
     with watch.phase("ranker rows"):
-        keys, rows = candidate_rows(
+        keys, rows, ranks = candidate_rows(
             settings,
             reader,
             table,
@@ -229,9 +244,11 @@ def window_rows(
             service=config.service,
             sampling=config.sampling,
             seed=[settings.seed, number],  # not the window's time: moving a data set by weeks changes no figure
+            fusion=fusion,
             on_progress=on_progress,
         )
-    return WindowRows(keys, rows, feature_columns(config.service, generators))
+        learned = fit_fusion(ranks) if config.fusion == "learned" else None
+    return WindowRows(keys, rows, feature_columns(config.service, generators), learned or fusion)
 
 
 def _as_of(

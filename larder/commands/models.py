@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from feature_repo.errors import LarderError
+from larder.gating import gate, print_checks, register
 from larder.session import settings_of
 
 if TYPE_CHECKING:
     from deployment.promotion import Promotion
+    from deployment.store.records import LedgerEntry
+    from feature_repo.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Versions, verdicts and the champion.")
+
+app.command()(register)
+app.command()(gate)
 
 Why = Annotated[str, typer.Option(help="Reason, kept in the ledger.")]
 Epoch = Annotated[
@@ -37,7 +43,7 @@ def list_(ctx: typer.Context) -> None:
         print(f"{settings.model_name} has no version yet; `larder train` registers one")
     for one in versions:
         alias = ", ".join(one.aliases)
-        print(f"{one.version:>4}  bundle {one.bundle_id[:12]}  verdict {one.verdict or '-':<7} {alias}")
+        print(f"{one.version:>4}  bundle {one.bundle_id[:12]}  verdict {one.verdict or '-':<12} {alias}")
 
 
 @app.command()
@@ -63,7 +69,7 @@ def promote(
     with PhaseProgress() as report:
         plane = ControlPlane(settings)
         promotion = plane.promote(version, why=why, expected_epoch=expected_epoch, again=again, progress=report)
-    print_verdict(promotion)
+    print_verdict(settings, promotion)
     if promotion.plan is None:
         raise LarderError(f"version {promotion.version.version} was not promoted: the verdict is not a pass")
 
@@ -141,20 +147,23 @@ def history(ctx: typer.Context) -> None:
     if not moves:
         print("no move yet")
     for move in moves:
-        change = f"{move.previous_version or '-'} -> {move.model_version}"
-        print(f"{move.epoch:>4}  {move.at[:19]}  {move.action:<8} {change:<10} {move.who}: {move.why}")
+        print(f"{move.epoch:>4}  {move.at[:19]}  {move.action:<13} {_change(move):<22} {move.who}: {move.why}")
 
 
-def print_verdict(promotion: Promotion) -> None:
+def _change(move: LedgerEntry) -> str:
+    """Say what a move did to the champion, and which candidate gets how much."""
+    plan = move.body["plan"]
+    champion = plan["stable"]["model_version"]
+    text = champion if champion == move.previous_version else f"{move.previous_version or '-'} -> {champion}"
+    if plan.get("canary"):
+        return f"{text}, canary {plan['canary']['model_version']} {plan['weight'] / 100:g} %"
+    return f"{text}, shadow {plan['shadow']['model_version']}" if plan.get("shadow") else text
+
+
+def print_verdict(settings: Settings, promotion: Promotion) -> None:
     """Print a verdict, check by check, and what came of it."""
     verdict = promotion.verdict
-    word = "PASS" if verdict.passed else "NO PASS"
-    print(f"verdict for {verdict.model} version {verdict.version} (bundle {verdict.bundle_id[:12]}): {word}")
-    for line in verdict.lines():
-        print(line)
-    for check in verdict.checks:
-        if check.result != "pass":
-            print(f"  {check.name}: {check.explanation}")
+    print_checks(settings, verdict)
     if promotion.plan is not None:
         print(f"version {verdict.version} is the champion (epoch {promotion.plan.epoch})")
     _print_failed(promotion.unpublished)

@@ -94,7 +94,7 @@ def prepare_champion(stack: Stack, data_hash: str, clock: Clock, *, windows: int
     chapter(4, "The gate")
     with clock.part("gate"), PhaseProgress() as report:
         promotion = plane.promote(registered.version, why="demo", progress=report)
-    print_verdict(promotion)
+    print_verdict(settings, promotion)
     if promotion.plan is None:
         raise LarderError("the demo's model did not pass the gate; the verdict above says why")
     return result.evaluation.flat()

@@ -12,6 +12,7 @@ from feature_repo.request_features import INPUTS, compute
 from feature_repo.rows import Rows, UserRows
 from feature_repo.services import feature_list
 from serving.candidates.contract import F32, I32, CandidateGenerator, Query
+from serving.cascade.fusion import Fusion
 from serving.cascade.items import ItemTable
 from serving.cascade.kernels import fuse, ranks_in
 
@@ -65,14 +66,14 @@ class Asked:
         ends = np.cumsum([len(one) for one in lists], dtype=np.int64)
         return cls(tuple(queries), np.concatenate([*lists, _NO_ITEMS]), ends, size)
 
-    def merge(self, limit: int, allowed: Mask | None = None) -> Candidates:
+    def merge(self, limit: int, allowed: Mask | None = None, fusion: Fusion | None = None) -> Candidates:
         """Merge the lists and keep `limit` distinct items (of the allowed ones, by item index), best first.
 
-        Reciprocal rank fusion (Cormack, Clarke and Buettcher 2009): an item is worth the sum of 1 / (60 + rank) over
-        the lists that hold it, so what several generators agree on goes before what one of them ranks high. Ties go to
-        the smaller index.
+        Items are worth what the fusion says, by default that of reciprocal ranks; ties go to the smaller index.
         """
-        items, source = fuse(self.lists, self.ends, np.ones(self.size, np.bool_) if allowed is None else allowed, limit)
+        may = np.ones(self.size, np.bool_) if allowed is None else allowed
+        curves = (fusion or Fusion.reciprocal(len(self.queries))).curves
+        items, source = fuse(self.lists, self.ends, may, curves, limit)
         return Candidates(items, source, self.features(items))
 
     def features(self, items: I32) -> F32:

@@ -18,8 +18,6 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-#: Constant of reciprocal rank fusion, as published: how little the first ranks differ.
-_FUSION: Final = 60.0
 #: Fused worth as an integer: finer than any two ranks differ, and coarser than the rounding of sums in another order.
 _STEPS: Final = 2.0**38
 #: Room for the item index below it.
@@ -71,8 +69,8 @@ def neighbour_sums(rows: I32, weights: F64, neighbours: I32, similarity: F32, ta
 
 
 @_compiled
-def _fuse(lists: Any, ends: Any, allowed: Any) -> Any:
-    size = len(allowed)
+def _fuse(lists: Any, ends: Any, allowed: Any, curves: Any) -> Any:
+    size, depth = len(allowed), curves.shape[1]
     worth, best, source = np.zeros(size, np.float64), np.zeros(size, np.int32), np.zeros(size, np.int8)
     start = 0
     for g in range(len(ends)):
@@ -80,7 +78,7 @@ def _fuse(lists: Any, ends: Any, allowed: Any) -> Any:
             item, rank = lists[position], position - start + 1
             if not allowed[item]:
                 continue
-            worth[item] += 1.0 / (_FUSION + rank)
+            worth[item] += curves[g, min(rank, depth) - 1]
             if best[item] == 0 or rank < best[item]:
                 best[item], source[item] = rank, g
         start = ends[g]
@@ -91,13 +89,15 @@ def _fuse(lists: Any, ends: Any, allowed: Any) -> Any:
     count = 0
     for item in range(size):
         if best[item] > 0:
-            keys[count] = (np.int64(_STEPS - worth[item] * _STEPS) << _INDEX_BITS) | item
+            keys[count] = (np.int64((0.5 - worth[item]) * _STEPS) << _INDEX_BITS) | item
             count += 1
     return keys, source
 
 
-def fuse(lists: I32, ends: npt.NDArray[np.int64], allowed: Mask, limit: int) -> tuple[I32, npt.NDArray[np.int8]]:
-    """Fuse ranked lists by reciprocal rank (Cormack, Clarke and Buettcher 2009).
+def fuse(
+    lists: I32, ends: npt.NDArray[np.int64], allowed: Mask, curves: F64, limit: int
+) -> tuple[I32, npt.NDArray[np.int8]]:
+    """Fuse ranked lists by what their ranks are worth.
 
     Parameters
     ----------
@@ -105,6 +105,8 @@ def fuse(lists: I32, ends: npt.NDArray[np.int64], allowed: Mask, limit: int) -> 
         Item indices of all lists, one after the other, each distinct and best first; and where each list ends.
     allowed
         Which items may be kept, shape (n,).
+    curves
+        `Fusion.curves`: worth of each rank by list, shape (len(ends), depth).
 
     Returns
     -------
@@ -112,7 +114,7 @@ def fuse(lists: I32, ends: npt.NDArray[np.int64], allowed: Mask, limit: int) -> 
         At most `limit` distinct items, most worth first, ties to the smaller index; and for each the number of the list
         that ranked it highest, the first of equals.
     """
-    keys, source = _fuse(lists, ends, allowed)
+    keys, source = _fuse(lists, ends, allowed, curves)
     if len(keys) > limit:
         keys = np.partition(keys, limit - 1)[:limit] if limit else keys[:0]
     keys.sort()

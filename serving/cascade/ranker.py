@@ -159,3 +159,33 @@ class XGBoostRanker(TreeRanker):
     def _shap(self, matrix: F32) -> Any:
         table = self.table(matrix, feature_names=self.model.feature_names, nthread=1)
         return self.model.predict(table, pred_contribs=True)
+
+
+@dataclass(frozen=True, eq=False)
+class FirstColumns:
+    """A ranker that knows only the first columns of the matrix: one trained on the service's features alone."""
+
+    ranker: TreeRanker
+    width: int  #: columns it knows
+    of: int  #: columns of the matrix
+
+    @property
+    def calibration(self) -> Calibration:
+        """Map of the scores to probabilities."""
+        return self.ranker.calibration
+
+    def score(self, matrix: F32) -> F64:
+        """Score the columns it knows, shape (n,); raises like `TreeRanker.score`."""
+        if len(matrix) and matrix.shape[1] != self.of:
+            raise BadInputError(f"the cascade has {self.of} columns, the matrix has {matrix.shape[1]}")
+        return self.ranker.score(matrix[:, : self.width])
+
+    def probability(self, scores: F64) -> F64:
+        """Calibrate raw scores."""
+        return self.ranker.probability(scores)
+
+    def contributions(self, matrix: F32) -> F64:
+        """Return what each feature adds, 0 for columns it does not see; as `TreeRanker.contributions`."""
+        known = self.ranker.contributions(matrix[:, : self.width])
+        unseen = np.zeros((len(matrix), matrix.shape[1] - self.width))
+        return np.hstack([known[:, :-1], unseen, known[:, -1:]])

@@ -19,7 +19,8 @@ from feature_repo.rows import FeatureReader, Rows, UserRows
 from feature_repo.services import feature_list
 from serving.candidates.contract import F32, I32, CandidateGenerator, ItemSimilarity
 from serving.cascade.explanation import Explanation, explain_below, explain_row, explain_unscored
-from serving.cascade.features import Candidates, ask, feature_matrix, retrieval_columns
+from serving.cascade.features import Asked, Candidates, ask, feature_matrix, retrieval_columns
+from serving.cascade.fusion import Fusion
 from serving.cascade.items import ItemTable
 from serving.cascade.rerank import Diversity, DiversityKind, NewItems, diversify, is_new, keep_new_slot
 
@@ -130,6 +131,7 @@ class Recommender:
     service: str
     policy: Policy
     popular_window: str = "30d"
+    fusion: Fusion | None = None  #: how the generators' lists become one; None: by reciprocal ranks
 
     def draft(
         self,
@@ -141,6 +143,7 @@ class Recommender:
         exclude: Sequence[str] = (),
         repeats: Repeats | None = None,
         diversity: DiversityKind | None = None,
+        asked: Asked | None = None,
     ) -> Draft:
         """Retrieve and filter candidates; none for a user of whom nothing is known, who gets what is popular.
 
@@ -155,6 +158,9 @@ class Recommender:
             Items that must not be shown.
         repeats, diversity
             Override the policy for this request.
+        asked
+            What `ask` gave for this known user, table and time, where the caller has it; the generators are asked if
+            None.
         """
         allowed = table.available.copy()
         blocked = list(exclude)
@@ -163,8 +169,8 @@ class Recommender:
         indices = table.lookup(blocked)
         allowed[indices[indices >= 0]] = False
         generators, quotas = (self.generators, self.policy.quotas) if user.known else ((), ())
-        asked = ask(generators, quotas, user, table, now_us)
-        candidates = asked.merge(self.policy.candidates, allowed)
+        asked = ask(generators, quotas, user, table, now_us) if asked is None else asked
+        candidates = asked.merge(self.policy.candidates, allowed, self._fusion if generators else None)
         chosen = self.policy.diversity if diversity is None else replace(self.policy.diversity, kind=diversity)
         return Draft(user, table, now_us, k, candidates, allowed, chosen)
 
@@ -203,6 +209,10 @@ class Recommender:
             return shown, None
         # The slot comes after diversity: a new item may be one more of its category than the cap allows.
         return keep_new_slot(shown, ranked, draft.k, rule.rank, is_new(table, items, draft.now_us, rule))
+
+    @cached_property
+    def _fusion(self) -> Fusion:
+        return self.fusion or Fusion.reciprocal(len(self.generators))
 
     @cached_property
     def _similarity(self) -> ItemSimilarity | None:
