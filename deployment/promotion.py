@@ -11,7 +11,7 @@ from typing import Any
 from deployment.alias_watch import AliasWatch
 from deployment.checks.contract import Progress
 from deployment.gate import gate
-from deployment.publication import publish_plan, published_epoch
+from deployment.publication import publish_committed, published_epoch
 from deployment.registry import Registry, Version
 from deployment.store.control_store import ControlStore
 from deployment.store.records import Action, LedgerBrokenError, NewEntry
@@ -164,14 +164,7 @@ class ControlPlane:
 
     def publish_plan(self) -> list[str]:
         """Bring the copies that serving reads in line with the committed plan, as `publish` does; for every tick."""
-        plan, failed = self.store.plan(), list[str]()
-        while plan is not None:
-            failed = publish_plan(self._settings, plan, self._key)
-            newest = self.store.plan()
-            if newest == plan:
-                break
-            plan = newest  # somebody moved meanwhile: an older plan must not be what was written last
-        return failed
+        return publish_committed(self._settings, self.store, self._key)
 
     def _previous(self, plan: Plan) -> Arm:
         """Champion that served before the current one was first promoted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import redis
 
+from deployment.store.control_store import ControlStore
 from feature_repo.errors import BadInputError, LarderError
 from feature_repo.redis_scripts import connect
 from feature_repo.settings import Settings
@@ -31,6 +32,18 @@ def publish_plan(settings: Settings, plan: Plan, key: bytes) -> list[str]:
         connect(settings, timeout_ms=_TIMEOUT_MS).set(plan_key(settings.project), encode_plan(plan, key))
     except (redis.RedisError, LarderError, OSError) as error:
         failed.append(f"Redis ({error}); serving reads the plan from disk")
+    return failed
+
+
+def publish_committed(settings: Settings, store: ControlStore, key: bytes) -> list[str]:
+    """Bring both copies in line with the plan that was committed last; like `publish_plan`."""
+    plan, failed = store.plan(), list[str]()
+    while plan is not None:
+        failed = publish_plan(settings, plan, key)
+        newest = store.plan()
+        if newest == plan:
+            break
+        plan = newest  # somebody moved meanwhile: an older plan must not be what was written last
     return failed
 
 

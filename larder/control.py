@@ -41,7 +41,7 @@ class ControlProcess:
         intake = Intake(self._plane, lambda: load_profile(settings, profile), WHO, stale)
         self._beside = BesideWork(settings, self._plane, self._active)
         self.controller = Controller(
-            settings, plane=self._plane, beside=self._beside, intake=intake if settings.rollout_auto else None
+            settings, store=self._plane.store, beside=self._beside, intake=intake if settings.rollout_auto else None
         )
 
     def __enter__(self) -> Self:

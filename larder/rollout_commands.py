@@ -10,12 +10,13 @@ from typing import Final, TypeVar
 
 import redis
 
-from deployment.promotion import ControlPlane
+from deployment.publication import publish_committed
 from deployment.rollout.collector import collected_from_here
 from deployment.rollout.kept import status_of
 from deployment.rollout.moves import Current, Moves
 from deployment.rollout.profile_file import load_profile
 from deployment.rollout.report import write_report
+from deployment.store.control_store import ControlStore
 from deployment.verdict_entries import recorded_verdict
 from feature_repo.errors import ConflictError, LarderError, NotFoundError
 from feature_repo.redis_scripts import connect
@@ -34,8 +35,9 @@ class RolloutCommands:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._plane = ControlPlane(settings)
-        self._moves = Moves(settings, self._plane.store, signing_key(settings))
+        self._key = signing_key(settings)
+        self._store = ControlStore(settings, self._key)
+        self._moves = Moves(settings, self._store, self._key)
         self._who = getpass.getuser()
         self._unpublished: list[str] = []
 
@@ -47,11 +49,14 @@ class RolloutCommands:
         ConflictError
             If there is no such verdict, a rollout runs, or the version is the champion.
         """
-        plan = self._plane.store.plan()
+        from deployment.registry import Registry  # MLflow takes seconds to import; no other command needs it
+
+        plan = self._store.plan()
         if plan is None:
             raise NotFoundError("there is no champion to compare with; `larder models promote` makes the first one")
-        version = self._plane.registry.version(number)
-        verdict = recorded_verdict(self._plane.store, version.bundle_id, plan.stable.model_version)
+        registry = Registry(self._settings)
+        version = registry.version(number)
+        verdict = recorded_verdict(self._store, version.bundle_id, plan.stable.model_version)
         if verdict is None:
             raise ConflictError(
                 f"version {version.version} was not judged against the champion, version {plan.stable.model_version}; "
@@ -59,7 +64,7 @@ class RolloutCommands:
             )
         if not verdict.passed:
             raise ConflictError(f"the verdict on version {version.version} is not a pass: see its report in MLflow")
-        self._plane.registry.fetch_bundle(version)
+        registry.fetch_bundle(version)
         current = self._moves.start(
             Arm(version.bundle_id, version.version),
             load_profile(self._settings, profile or self._settings.rollout_profile),
@@ -83,7 +88,7 @@ class RolloutCommands:
         current = self._moves.current()
         if current is None:
             raise NotFoundError("no rollout was ever started; `larder rollout start` starts one")
-        plan = self._plane.store.plan()
+        plan = self._store.plan()
         stored = status_of(current.kept, plan.epoch if plan else 0, datetime.now(UTC))
         shown = self._published()
         same = shown is not None and (shown.rollout_id, shown.state, shown.step, shown.paused, shown.epoch) == (
@@ -129,7 +134,7 @@ class RolloutCommands:
         current = self._moves.current(rollout_id)
         if current is None:
             raise NotFoundError(f"there is no rollout {rollout_id}" if rollout_id else "no rollout was ever started")
-        return write_report(self._settings, current, self._plane.store, None)
+        return write_report(self._settings, current, self._store, None)
 
     def print_unpublished(self) -> None:
         """Say which copy of the plan could not be brought in line."""
@@ -151,7 +156,7 @@ class RolloutCommands:
         return act(self._moves.running())
 
     def _publish(self) -> None:
-        self._unpublished = self._plane.publish_plan()
+        self._unpublished = publish_committed(self._settings, self._store, self._key)
 
     def _published(self) -> RolloutStatus | None:
         try:

@@ -18,7 +18,7 @@ def interval_bar(test: TestStatus, *, low_is_bad: bool) -> str:
     if test.low is None or test.high is None:
         return ""
     margin = abs(test.margin or 0.0)
-    reach = _reach(margin, [test.value])
+    reach = _reach(margin, [test.value] if margin else [test.low, test.high])
 
     def x(value: float) -> float:
         return round(_WIDTH / 2 + min(max(value / reach, -1.0), 1.0) * (_WIDTH / 2 - 6), 1)
@@ -48,7 +48,8 @@ def timeline(series: Sequence[Point], name: str, margin: float | None) -> str:
         Where the dashed line is; None for no line.
     """
     points = [(n, point.weight, *point.tests[name]) for n, point in enumerate(series) if name in point.tests]
-    reach = _reach(abs(margin or 0.0), [value for _, _, value, _, _ in points])
+    shown = [value for _, _, *values in points for value in (values[:1] if margin else values)]
+    reach = _reach(abs(margin or 0.0), shown)
     last = max(len(series) - 1, 1)
 
     def x(n: int) -> float:

@@ -123,7 +123,7 @@ def _steps(status: RolloutStatus) -> str:
 
 def _arms(arms: Sequence[ArmStatus]) -> str:
     names = list(dict.fromkeys(name for arm in arms for name in arm.failures))
-    head = ["arm", "version", "requests", "users", *(name.replace("_", " ") for name in names)]
+    head = ["arm", "version", "requests", "users", *(escape(name.replace("_", " ")) for name in names)]
     head += ["p50 ms", "p95 ms", "click", "buy"]
     colours = {"canary": "var(--canary)", "baseline": "var(--base)"}
     rows = []

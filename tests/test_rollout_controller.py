@@ -1,4 +1,4 @@
-"""The controller on a real database and a real Redis moves on, goes back, waits, takes over; only logs are made up."""
+"""The controller on a real database and a real Redis: it moves on, goes back, waits, takes over. Made up: the logs."""
 
 from __future__ import annotations
 

@@ -16,13 +16,14 @@ from typing import Final, Protocol
 import msgspec
 import redis
 
-from deployment.promotion import ControlPlane
+from deployment.publication import publish_committed
 from deployment.rollout import states
+from deployment.rollout.collected import Collected
 from deployment.rollout.collector import Collector, collected_from_here
-from deployment.rollout.intake import Intake
 from deployment.rollout.kept import status_of
 from deployment.rollout.leadership import TTL_S, Leadership
 from deployment.rollout.moves import CrashPoint, Current, Moves, nowhere
+from deployment.store.control_store import ControlStore
 from deployment.store.records import Lease
 from feature_repo.errors import ConflictError, LarderError
 from feature_repo.redis_scripts import connect
@@ -35,6 +36,13 @@ TICK_S: Final = 1.0
 #: Who the ledger says it was.
 WHO: Final = "controller"
 _REDIS_TIMEOUT_MS: Final = 500
+
+
+class Intake(Protocol):
+    """What brings in new candidates: see `intake.py`."""
+
+    def next(self, moves: Moves, collected: Callable[[], Collected], now: datetime, lease: Lease) -> Current | None:
+        """Start the next rollout; None if there is nothing new."""
 
 
 class Beside(Protocol):
@@ -51,8 +59,8 @@ class Controller:
     ----------
     settings
         The project.
-    plane
-        Its control plane; one of its own if None.
+    store
+        Its store; one of its own if None.
     beside
         Writes reports; None: nobody does.
     intake
@@ -69,7 +77,7 @@ class Controller:
         self,
         settings: Settings,
         *,
-        plane: ControlPlane | None = None,
+        store: ControlStore | None = None,
         beside: Beside | None = None,
         intake: Intake | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -79,9 +87,9 @@ class Controller:
         crash_point: CrashPoint = nowhere,
     ) -> None:
         self._settings = settings
-        self._plane = plane or ControlPlane(settings)
-        self._store = self._plane.store
-        self.moves = Moves(settings, self._store, signing_key(settings), crash_point)
+        self._key = signing_key(settings)
+        self._store = store or ControlStore(settings, self._key)
+        self.moves = Moves(settings, self._store, self._key, crash_point)
         self.leadership = Leadership(self._store, now, clock, ttl_s=ttl_s, holder=holder)
         self._beside = beside
         self._intake = intake
@@ -229,7 +237,7 @@ class Controller:
 
     def _publish_plan(self) -> None:
         self._crash_point("before_publish_plan")
-        for problem in self._plane.publish_plan():
+        for problem in publish_committed(self._settings, self._store, self._key):
             self._noted(f"not published to {problem}")
 
     def _publish_status(self) -> None:

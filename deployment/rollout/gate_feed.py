@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import logging
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
+from deployment.gate_worker import POLL_S, GateWorker
 from deployment.promotion import ControlPlane
+from deployment.verdict import Verdict
 from deployment.verdict_entries import record_verdict
+from deployment.verdict_files import kept_verdict, verdict_path
 from feature_repo.errors import LarderError
 from feature_repo.settings import Settings
 from serving.signature import signing_key
 
 _LOG = logging.getLogger(__name__)
-_EVERY_S: Final = 5.0
 _ENTRIES: Final = 500
+_FILES: Final = 20
 WHO: Final = "gate"
 
 
@@ -31,6 +32,7 @@ class GateFeed:
         self._active = active
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gate", daemon=True)
+        self._key = signing_key(settings)
         self._told = ""
         self._again: set[str] = set()
 
@@ -48,50 +50,47 @@ class GateFeed:
         self._thread.join(2.0)
 
     def _run(self) -> None:
-        if importlib.util.find_spec("deployment.gate_worker") is None:
-            _LOG.warning("there is no gate worker: versions are judged by `larder models promote` only")
-            return
-        worker = importlib.import_module("deployment.gate_worker").GateWorker(self._settings)
+        worker = GateWorker(self._settings)
         try:
             while not self._stopping.is_set():
                 if self._active():
                     self._look(worker)
-                self._stopping.wait(_EVERY_S)
+                self._stopping.wait(POLL_S)
         finally:
             worker.close()
 
-    def _look(self, worker: Any) -> None:
+    def _look(self, worker: GateWorker) -> None:
         try:
             looked = worker.run_once()
             problem = looked.problem or "; ".join(f"version {version} waits: {why}" for version, why in looked.waiting)
-            self._enter(looked.verdicts)
+            self._enter(worker, looked.verdicts)
             while self._again and not self._stopping.is_set():
                 version = self._again.pop()
-                self._enter((worker.judge(worker.version(version)),))
+                self._enter(worker, (worker.judge(worker.version(version)),))
         except LarderError as error:
             problem = str(error)
         if problem and problem != self._told:
             _LOG.warning("gate: %s", problem)
         self._told = problem
 
-    def _enter(self, verdicts: tuple[Any, ...]) -> None:
-        """Write verdicts into the ledger, those of before a crash as well."""
-        entries = self._plane.store.ledger(_ENTRIES)
+    def _enter(self, worker: GateWorker, verdicts: tuple[Verdict, ...]) -> None:
+        """Write verdicts into the ledger, also one that MLflow has heard of and the ledger, after a crash, has not."""
         known = {
             (entry.model_version, entry.body.get("verdict", {}).get("gated_at"))
-            for entry in entries
+            for entry in self._plane.store.ledger(_ENTRIES)
             if entry.action == "verdict"
         }
         for verdict in (*self._kept(), *verdicts):
             if (verdict.version, verdict.gated_at) in known:
                 continue
             known.add((verdict.version, verdict.gated_at))
-            record_verdict(self._plane.store, verdict, WHO, datetime.now(UTC))
+            # A version's number comes again when a project starts anew on another MLflow; a run's id never does.
+            if verdict in verdicts or worker.version(verdict.version).run_id == verdict.run_id:
+                record_verdict(self._plane.store, verdict, WHO, datetime.now(UTC))
 
-    def _kept(self) -> list[Any]:
-        """Return verdicts of versions that are judged, from this machine's files."""
-        files = importlib.import_module("deployment.verdict_files")
-        key = signing_key(self._settings)
-        paths = sorted((self._settings.root / "verdicts").glob("v*.json"), key=lambda path: path.stat().st_mtime)[-20:]
-        kept = (files.kept_verdict(self._settings, path.stem[1:], key) for path in paths)
-        return [verdict for verdict in kept if verdict is not None and verdict.model == self._settings.model_name]
+    def _kept(self) -> list[Verdict]:
+        """Return the newest verdicts of this machine's files."""
+        paths = list(verdict_path(self._settings, "0").parent.glob("v*.json"))
+        newest = sorted(paths, key=lambda path: path.stat().st_mtime)[-_FILES:]
+        kept = [kept_verdict(self._settings, path.stem[1:], self._key) for path in newest]
+        return [one for one in kept if one is not None and one.model == self._settings.model_name]
