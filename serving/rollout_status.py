@@ -42,7 +42,7 @@ class TestStatus(msgspec.Struct, frozen=True):
     """
 
     name: str
-    state: str  #: "open", "not worse", "worse", "better"
+    state: str  #: "open", "not worse", "worse", "better", "undecided" (at its last look)
     value: float | None = None
     low: float | None = None
     high: float | None = None

@@ -28,7 +28,7 @@ def asked(state: str) -> Asked:
 
 
 STATES = st.sampled_from(["open", "worse", "not worse"])
-CLICK_STATES = st.sampled_from(["open", "worse", "not worse", "better"])
+CLICK_STATES = st.sampled_from(["open", "worse", "not worse", "better", "undecided"])
 EVIDENCE = st.builds(
     Evidence,
     requests=st.fixed_dictionaries({"canary": st.integers(0, 500), "baseline": st.integers(0, 500)}),
@@ -148,6 +148,16 @@ def test_no_clock_makes_time_pass_by_more_than_a_tick_or_backwards(all_seconds):
 @given(rollouts())
 def test_a_rollout_survives_json(rollout):
     assert msgspec.convert(msgspec.json.decode(msgspec.json.encode(rollout)), Rollout) == rollout
+
+
+def test_clicks_that_stay_undecided_stop_only_where_they_are_required():
+    clicks = {"ctr": asked("undecided")}
+    optional = begin(tiny_profile())
+    needed = begin(tiny_profile(clicks={**msgspec.to_builtins(optional.profile.clicks), "required": ["ctr"]}))
+    assert states.decide(optional, Evidence(clicks=clicks)).kind == "hold"
+    decision = states.decide(needed, Evidence(clicks=clicks))
+    assert decision.kind == "roll_back"
+    assert "plan more users" in decision.reason
 
 
 def test_no_data_is_waited_for_and_then_rolled_back():

@@ -90,14 +90,13 @@ class ArmTests(msgspec.Struct, frozen=True):
         for name in CLICKS:
             test = self._click(profile, name)
             canary, baseline = (_pooled(one) for one in _strata(users, name))
-            state = "open" if test.decision == "undecided" else test.decision
             looks = f"look {len(test.done)} of {len(test.looks)} at {profile.clicks.users:,} users in each arm"
             text = (
                 f"{canary.share:.2%} of {canary.users:,} users against {baseline.share:.2%} of {baseline.users:,} "
-                f"{_DONE[name]}; {looks}{', undecided' if test.decision == 'undecided' else ''}"
+                f"{_DONE[name]}; {looks}"
             )
             margin = profile.clicks.margins[name] * baseline.share
-            found[name] = TestStatus(name, state, test.difference, test.low, test.high, margin, text=text)
+            found[name] = TestStatus(name, test.decision, test.difference, test.low, test.high, margin, text=text)
         return found
 
     def _click(self, profile: RolloutProfile, name: str) -> ClickTest:

@@ -132,7 +132,7 @@ def decide(rollout: Rollout, evidence: Evidence) -> Decision:
     if not rollout.active:
         return Decision("hold", f"the rollout has ended: {rollout.state}")
     in_shadow = rollout.state == "shadow"
-    if found := _harm_in_shadow(rollout, evidence) if in_shadow else _harm(evidence):
+    if found := _harm_in_shadow(rollout, evidence) if in_shadow else _harm(rollout, evidence):
         return Decision("roll_back", found)
     if rollout.paused:
         return Decision("hold", "paused; it goes on with `larder rollout resume`")
@@ -253,14 +253,18 @@ def _noted(rollout: Rollout, now: datetime, who: str, text: str) -> Rollout:
     return replace(rollout, history=(*rollout.history, line))
 
 
-def _harm(evidence: Evidence) -> str:
-    """Say what is worse; empty if nothing is known to be."""
+def _harm(rollout: Rollout, evidence: Evidence) -> str:
+    """Say what is worse, or can no longer be shown not to be; empty if nothing is known to be."""
     worse = [f"{name}: {_said(test)}" for name, test in evidence.guardrails.items() if test.state == "worse"]
     worse += [f"{name}: {_said(test)}" for name, test in evidence.clicks.items() if test.state == "worse"]
     if worse:
         return "worse than the baseline at " + "; ".join(worse)
     if evidence.ratio is not None and evidence.ratio.state == "worse":
         return f"the arms did not get the users they should, so nothing can be compared: {_said(evidence.ratio)}"
+    for name in rollout.profile.clicks.required:
+        test = evidence.clicks.get(name)
+        if test is not None and test.state == "undecided":
+            return f"{name} was not shown to be not worse at its last look: {_said(test)}; plan more users for it"
     return ""
 
 
