@@ -313,3 +313,15 @@ def test_the_first_control_plane_and_a_controller_share_a_store(settings):
         ControlPlane(settings)._require_movable(  # what `models promote` asks first
             type("V", (), {"bundle_id": "4" * 32, "version": "4"})(), scene.store.plan(), scene.store.plan().epoch
         )
+
+
+def test_answers_under_another_plan_count_for_nothing(settings):
+    scene = Scene(settings)
+    plan = scene.store.plan()
+    for other in (replace(plan, epoch=plan.epoch - 1), replace(plan, epoch=plan.epoch + 1)):
+        scene.traffic.failing = {"canary": 1.0}
+        scene.traffic.serve(other, 200)
+    assert scene.tick(0) == "canary"
+    assert scene.tick(0) == "canary"
+    assert scene.kept.collected.arms == {}
+    assert scene.kept.collected.tests.guardrails["error"].canary_users == 0
