@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from feature_repo.errors import BadInputError
@@ -117,11 +117,12 @@ class Verdict:
         Raises
         ------
         BadInputError
-            If a field is missing or of the wrong kind.
+            If a field is missing that every verdict has, or of the wrong kind.
         """
         try:
             checks = tuple(_check(one) for one in document["checks"])
-            texts = {one.name: str(document[one.name]) for one in fields(cls) if one.name != "checks"}
+            wanted = [one.name for one in fields(cls) if one.name in document or one.default is MISSING]
+            texts = {name: str(document[name]) for name in wanted if name != "checks"}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadInputError(f"not a verdict: {error!r}") from None
         return cls(**texts, checks=checks)

@@ -6,8 +6,8 @@ import time
 from datetime import UTC, datetime
 
 from deployment.promotion import ControlPlane
+from deployment.store.records import NewEntry
 from deployment.verdict import Verdict, compare
-from deployment.verdict_entries import record_verdict
 from feature_repo.settings import Settings
 from tests.tiny_bundle import SERVICE, make_bundle, make_shop
 from training.tracking import client, register_bundle
@@ -32,5 +32,8 @@ def judge(plane: ControlPlane, settings: Settings, version: str, bundle_id: str,
     """Write a verdict as the gate would, and nothing measured."""
     check = compare("ndcg_over_popularity", 0.05 if passed else -0.05, ">", 0.0, "nDCG@10", "As the test wants it.")
     verdict = Verdict(settings.model_name, version, bundle_id, datetime.now(UTC).isoformat(), (check,))
-    for _ in range(2):  # handed in twice, as by a worker that was not sure, it is there once
-        record_verdict(plane.store, verdict, "gate", datetime.now(UTC))
+    document = verdict.to_dict()
+    del document["champion_version"]  # as in the ledgers of before: it counts whoever is the champion
+    plane.store.append(
+        NewEntry("gate", "verdict", "judged", bundle_id, version, {"verdict": document}), datetime.now(UTC)
+    )

@@ -342,7 +342,7 @@ def test_openapi_is_complete(api: RunningApi) -> None:
     }
     assert set(operations) == {
         "POST /v1/recommendations", "GET /v1/items/popular", "GET /v1/items/{item_id}/similar", "POST /v1/score",
-        "POST /v1/events", "POST /v1/items", "GET /admin/users/{user_id}/features", "GET /livez", "GET /readyz",
+        "POST /v1/events", "POST /v1/items", "GET /admin/users/{user_id}/features", "GET /admin/rollout/status.json", "GET /livez", "GET /readyz",
         "GET /metrics",
     }  # fmt: skip
     for name, operation in operations.items():

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -375,58 +371,3 @@ def test_a_verdict_survives_a_lost_connection(
     looked = worker.run_once()
     assert [one.version for one in looked.verdicts] == [number]
     assert Registry(shop.settings).version(number).verdict == "failed"
-
-
-@contextmanager
-def nonsense(answer: bytes, wait_s: float) -> Iterator[str]:
-    """An MLflow that answers something else, or late."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            time.sleep(wait_s)
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(answer)
-
-        do_POST = do_GET  # noqa: N815 - the name http.server calls
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer((HOST, 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://{HOST}:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@pytest.mark.parametrize(
-    ("answer", "wait_s"),
-    [
-        (b"<html>not MLflow</html>", 0.0),
-        (b"[1, 2]", 0.0),
-        (json.dumps({"model_versions": [{"version": "x", "name": 3}]}).encode(), 0.0),
-        (json.dumps({"model_versions": "no"}).encode(), 0.0),
-        (b"\xff\xfe\x00", 0.0),
-        (b"{}", 3.0),
-        (b"", -1.0),
-    ],
-)
-def test_an_mlflow_that_is_away_or_talks_nonsense(
-    shop: GatedShop, monkeypatch: pytest.MonkeyPatch, answer: bytes, wait_s: float
-) -> None:
-    """A look ends within its wait, says what is wrong, and nothing changes."""
-    monkeypatch.setattr(deployment.gate_worker, "POLL_TIMEOUT_S", 1)
-    before = shop.settings.plan_path.read_bytes()
-    with nonsense(answer, max(wait_s, 0.0)) as url:
-        there = url if wait_s >= 0 else f"http://{HOST}:9"
-        worker = GateWorker(replace(shop.settings, mlflow_tracking_uri=there))
-        start = time.perf_counter()
-        looked = worker.run_once()
-        assert time.perf_counter() - start < 2.5
-    assert looked.problem and not looked.verdicts
-    assert shop.settings.plan_path.read_bytes() == before

@@ -117,9 +117,11 @@ def test_only_what_passed_and_is_unchanged_moves(shop: tuple[Settings, ControlPl
 
 def test_a_version_is_judged_against_the_champion_of_now(shop: tuple[Settings, ControlPlane, list[str]]) -> None:
     """No verdict, or one against an older champion, is no verdict."""
-    settings, plane, bundles = shop
+    _, plane, bundles = shop
     assert recorded_verdict(plane.store, bundles[1], "") is not None
-    document = {"model": settings.model_name, "version": "2", "bundle_id": bundles[1], "gated_at": "", "checks": []}
+    known = plane.store.verdict(bundles[1])
+    assert known is not None
+    document = known.body["verdict"]
     entry = NewEntry("gate", "verdict", "x", bundles[1], "2", {"verdict": {**document, "champion_version": "1"}})
     plane.store.append(entry, datetime.now(UTC))
     with pytest.raises(NotJudgedError, match="larder models promote 2"):
