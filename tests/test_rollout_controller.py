@@ -280,7 +280,7 @@ def test_an_aborted_rollout_stays_aborted(settings, client):
 
 
 def test_pausing_costs_no_evidence(settings):
-    scene = Scene(settings)
+    scene = Scene(settings, tiny_profile(steps=[{"weight": 2000, "requests": 10**6, "minutes": 0}]))
     scene.tick()
     scene.traffic.serve(scene.store.plan(), 100)
     RolloutCommands(settings).pause("look")
@@ -293,7 +293,7 @@ def test_pausing_costs_no_evidence(settings):
 def test_slow_looks_at_much_are_cut_into_pieces(settings, monkeypatch):
     monkeypatch.setattr("deployment.rollout.log_tail.LOOK_BYTES", 10_000)
     monkeypatch.setattr("deployment.rollout.log_tail._CHUNK", 4_000)
-    scene = Scene(settings)
+    scene = Scene(settings, tiny_profile(steps=[{"weight": 2000, "requests": 10**6, "minutes": 0}]))
     scene.traffic.serve(scene.store.plan(), 500)
     ticks = 0
     while not ticks or scene.controller._collector.behind:
