@@ -28,6 +28,7 @@ from serving.signature import signing_key
 T = TypeVar("T")
 #: The controller writes the rollout about once a window: a command that meets such a write looks again.
 _ATTEMPTS: Final = 8
+_MLFLOW_S: Final = 10
 
 
 class RolloutCommands:
@@ -54,7 +55,7 @@ class RolloutCommands:
         plan = self._store.plan()
         if plan is None:
             raise NotFoundError("there is no champion to compare with; `larder models promote` makes the first one")
-        registry = Registry(self._settings)
+        registry = Registry(self._settings, retries=0, timeout_s=_MLFLOW_S)
         version = registry.version(number)
         verdict = recorded_verdict(self._store, version.bundle_id, plan.stable.model_version)
         if verdict is None:

@@ -146,7 +146,9 @@ def _steps(status: RolloutStatus) -> str:
     steps = [f"{weight / 100:g} %" for weight in status.steps]
     if status.state == "canary":
         steps[status.step] = f"[{steps[status.step]}]"
-    return " → ".join(["[shadow]" if status.state == "shadow" else "shadow", *steps, "champion"])
+    had_shadow = any(line.state == "shadow" for line in status.history)
+    shadow = ["[shadow]" if status.state == "shadow" else "shadow"] if had_shadow else []
+    return " → ".join([*shadow, *steps, "champion"])
 
 
 def _number(value: float | None) -> str:

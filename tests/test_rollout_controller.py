@@ -280,7 +280,7 @@ def test_an_aborted_rollout_stays_aborted(settings, client):
 
 
 def test_pausing_costs_no_evidence(settings):
-    scene = Scene(settings)
+    scene = Scene(settings, tiny_profile(steps=[{"weight": 2000, "requests": 10**6, "minutes": 0}]))
     scene.tick()
     scene.traffic.serve(scene.store.plan(), 100)
     RolloutCommands(settings).pause("look")
@@ -293,7 +293,7 @@ def test_pausing_costs_no_evidence(settings):
 def test_slow_looks_at_much_are_cut_into_pieces(settings, monkeypatch):
     monkeypatch.setattr("deployment.rollout.log_tail.LOOK_BYTES", 10_000)
     monkeypatch.setattr("deployment.rollout.log_tail._CHUNK", 4_000)
-    scene = Scene(settings)
+    scene = Scene(settings, tiny_profile(steps=[{"weight": 2000, "requests": 10**6, "minutes": 0}]))
     scene.traffic.serve(scene.store.plan(), 500)
     ticks = 0
     while not ticks or scene.controller._collector.behind:
@@ -313,3 +313,15 @@ def test_the_first_control_plane_and_a_controller_share_a_store(settings):
         ControlPlane(settings)._require_movable(  # what `models promote` asks first
             type("V", (), {"bundle_id": "4" * 32, "version": "4"})(), scene.store.plan(), scene.store.plan().epoch
         )
+
+
+def test_answers_under_another_plan_count_for_nothing(settings):
+    scene = Scene(settings)
+    plan = scene.store.plan()
+    for other in (replace(plan, epoch=plan.epoch - 1), replace(plan, epoch=plan.epoch + 1)):
+        scene.traffic.failing = {"canary": 1.0}
+        scene.traffic.serve(other, 200)
+    assert scene.tick(0) == "canary"
+    assert scene.tick(0) == "canary"
+    assert scene.kept.collected.arms == {}
+    assert scene.kept.collected.tests.guardrails["error"].canary_users == 0
