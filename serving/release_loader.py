@@ -149,9 +149,11 @@ class ReleaseLoader:
             return False
         self._failed = None
         self._state.problems.pop("bundle", None)
+        known = self._state.release
         gone = self._take_over(plan, bundle)
-        # What was loaded lives long: the collector need not walk over it again in the middle of requests.
-        gc.freeze()
+        if known is None or known.bundle is not bundle:
+            # What was loaded lives long: the collector need not walk over it again in the middle of requests.
+            gc.freeze()
         _LOG.info("serving bundle %s, version %s, epoch %d", bundle.bundle_id, plan.stable.model_version, plan.epoch)
         await asyncio.to_thread(self._keep, plan)
         await asyncio.gather(*(child.stop() for child in gone))

@@ -43,12 +43,15 @@ from serving.child_scorer.messages import (
 from serving.impressions import Failure
 from serving.item_table_source import ItemTableSource, TableChange
 from serving.plan import Arm
+from serving.signature import ENVIRONMENT as SIGNING_KEY
 
 _LOG = logging.getLogger(__name__)
 ENTRY: Final = "serving.child_scorer"
 #: Questions without an answer; further ones would wait too long anyway.
 MAX_WAITING: Final = 16
+#: Changes of items that may wait to be read; with more the process is started again, with the whole table.
 _MAX_UNSENT_BYTES: Final = 64 * 1024**2
+_TABLE_POLL_S: Final = 0.1
 
 Restart = Literal["died", "hung", "refused"]
 RESTARTS: tuple[Restart, ...] = ("died", "hung", "refused")
@@ -79,7 +82,8 @@ class ChildLimits:
     steady_s
         One that lived so long begins to count anew.
     retry_s
-        A bundle that was refused is tried again after this time: it may still be on its way to the disk.
+        A bundle that was refused is tried again after this time: it may still be on its way to the disk. Doubled with
+        each refusal in a row, up to `cooldown_s`: looking at a bundle takes seconds of a core.
     """
 
     memory_mb: int = 4096
@@ -144,6 +148,7 @@ class ChildScorer:
         self._unanswered: dict[int, float] = {}
         self._heard = 0.0
         self._hung = False
+        self._max_unsent = _MAX_UNSENT_BYTES
         self._process: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
@@ -222,8 +227,10 @@ class ChildScorer:
             self._waiting.pop(number, None)
 
     async def _keep_up(self) -> None:
-        deaths = 0
+        deaths = refusals = 0
         while True:
+            while self._items.table is None:  # nothing could be answered; Redis is away
+                await asyncio.sleep(_TABLE_POLL_S)
             started = time.monotonic()
             self._hung = False
             refused = why = None
@@ -237,8 +244,10 @@ class ChildScorer:
             self.began = True
             name = f"bundle {self.arm.bundle_id} of a candidate"
             if refused is not None:
-                self.problem, delay_s, kind = f"{name} was refused: {refused}", self._limits.retry_s, "refused"
+                delay_s, kind = min(self._limits.retry_s * 2 ** min(refusals, 9), self._limits.cooldown_s), "refused"
+                self.problem, refusals = f"{name} was refused: {refused}", refusals + 1
             else:
+                refusals = 0
                 deaths = 1 if time.monotonic() - started > self._limits.steady_s else deaths + 1
                 delay_s, kind = self._limits.backoff_s * 2 ** (deaths - 1), "hung" if self._hung else "died"
                 self.problem = f"{name}: its process {why}"
@@ -251,6 +260,7 @@ class ChildScorer:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay_s):
                     await self._again.wait()
+                    refusals = 0
 
     async def _live(self) -> str:
         """Run one process until it ends; say how it ended."""
@@ -299,12 +309,15 @@ class ChildScorer:
         with theirs:
             command = [
                 sys.executable, "-m", self._entry, "--fd", str(theirs.fileno()), "--parent", str(os.getpid()),
-                "--bundle", str(self._directory.resolve()), "--memory-mb", str(self._limits.memory_mb),
+                "--bundle", str(self._directory.absolute()), "--memory-mb", str(self._limits.memory_mb),
             ]  # fmt: skip
+            # A candidate signs nothing; what it does not have, nobody can take from it.
+            environment = {name: value for name, value in os.environ.items() if name != SIGNING_KEY}
             try:
                 process = subprocess.Popen(  # noqa: S603 - our own module, with the names of files
-                    command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
-                )
+                    command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True,
+                    env=environment,
+                )  # fmt: skip
             except OSError:
                 ours.close()
                 raise
@@ -326,12 +339,14 @@ class ChildScorer:
         while self.table is not self._items.table and (table := self._items.table) is not None:
             writer.write(await asyncio.to_thread(lambda: frame(WholeTable.of(table))))
             self.table = table
+        # A process that is being started has not read any of it yet, however large it is.
+        self._max_unsent = writer.transport.get_write_buffer_size() + _MAX_UNSENT_BYTES
 
     def _forward(self, change: TableChange) -> None:
         """Send a change in the moment the API's own table is swapped."""
         if self._writer is None:
             return
-        if change.before is not self.table or self._writer.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
+        if change.before is not self.table or self._writer.transport.get_write_buffer_size() > self._max_unsent:
             self._hung = True
             self._writer.transport.abort()  # the next process begins with the whole table
             return
