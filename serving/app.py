@@ -96,7 +96,7 @@ def create_app(
         settings.impressions_dir, metrics.impressions_dropped.inc, keep_days=settings.impression_days
     )
     reads, explainer = FeatureReads(reader, guard, metrics), Explainer()
-    shadow = Shadow(settings, reads, metrics)
+    shadow = Shadow(settings, state, reads, metrics)
     recommendations = RecommendationService(
         state,
         reads,

@@ -8,6 +8,7 @@ from typing import Final, Literal
 from serving.plan import Plan
 
 ArmName = Literal["stable", "baseline", "canary"]
+ARMS: Final[tuple[ArmName, ...]] = ("stable", "baseline", "canary")
 BUCKETS: Final = 10_000
 
 

@@ -194,9 +194,11 @@ class ShadowRecord(msgspec.Struct, frozen=True):
         The candidate's time with its read of pair rows, but not the user's rows, and the served list's time with all.
     error
         Why the candidate did not answer; None where it did.
-    known, level, category
-        Segments: whether anything was known of the user, the answer's rung of the ladder, the category of the first
-        item served ("" if it has none).
+    known, level, category, events
+        Segments: whether anything was known of the user, the answer's rung of the ladder, the category the user did
+        most in ("" if none), and how many events the user has: "0", "1-9", "10-99" or "100+".
+    dropped
+        Requests for the shadow that were dropped since this process's last record.
     """
 
     request_id: str
@@ -215,6 +217,8 @@ class ShadowRecord(msgspec.Struct, frozen=True):
     known: bool
     level: str
     category: str
+    events: str = ""
+    dropped: int = 0
 
 
 def to_record(served: Impressions) -> ImpressionRecord:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from serving.assignment import ARMS
 from serving.plan import Arm
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _LATENCY_S = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
 _STAGE_S = (0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1)
+_SHARES = tuple(round(0.1 * n, 1) for n in range(11))
 #: Parts of a recommendation request.
 STAGES = ("user_read", "retrieve", "pair_read", "rank", "explain", "encode")
 
@@ -37,12 +39,19 @@ class Metrics:
         self.bundle_load_failures = self._counter("bundle_load_failures", "Bundles that were refused")
         self.plans_refused = self._counter("plans_refused", "Plans that were not obeyed", "reason")
         self.impressions_dropped = self._counter("impressions_dropped", "Records of answers that were lost")
-        self.arm_requests = self._counter("arm_requests", "Recommendations by the arm the user belongs to", "arm")
+        arm_seconds = self._histogram(
+            "arm_seconds", "Time to make a recommendation, by the arm the user belongs to", _LATENCY_S, "arm"
+        )
+        self.arm_seconds = {name: arm_seconds.labels(name) for name in ARMS}
         self.canary_failures = self._counter(
             "canary_failures", "Canary requests the stable model answered, by what the candidate did", "kind"
         )
         self.child_restarts = self._counter("child_restarts", "Candidates' processes that ended, by how", "reason")
         self.shadow = self._counter("shadow", "Requests for a shadow by what became of them", "result")
+        self.shadow_overlap = self._histogram(
+            "shadow_overlap_ratio", "Share of the served list's items in the shadow's", _SHARES
+        )
+        self.shadow_seconds = self._histogram("shadow_seconds", "Time a shadow took to answer", _LATENCY_S)
         self._model_info = self._gauge("model_info", "The bundles of the plan", "bundle_id", "model_version", "arm")
 
     def observe(self, name: str, text: str, value: Callable[[], float]) -> None:

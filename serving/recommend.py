@@ -98,18 +98,26 @@ class RecommendationService:
         UnavailableError
             Only if neither a bundle nor an item table was ever loaded: there is nothing to show.
         """
+        self._state.under_way += 1
+        try:
+            return await self._recommend(wish)
+        finally:
+            self._state.under_way -= 1
+
+    async def _recommend(self, wish: Wish) -> Recommendations:
         now_us, start = self._now_us(), time.perf_counter()
         # Before the reads: what it promises is in every row that they bring.
         feature_age_s = self._state.feature_age_s(now_us)
         request_id = wish.request_id or new_request_id()
         release, table = self._state.release, self._state.table
         assigned: ArmName = "stable" if release is None else release.arm_of(wish.user_id)
-        self._metrics.arm_requests.labels(assigned).inc()
         if release is not None and table is not None:
             served = await self._by_model(wish, request_id, release, table, now_us, assigned)
         else:
             served = self._without_model(wish, release, table)
-        latency_ms = (time.perf_counter() - start) * 1000
+        took_s = time.perf_counter() - start
+        self._metrics.arm_seconds[assigned].observe(took_s)
+        latency_ms = took_s * 1000
         items = await self._explained(served, release) if wish.explain else served.items
         answer = Recommendations(
             request_id=request_id,

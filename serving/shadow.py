@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from feature_repo.rows import UserRows
 from feature_repo.settings import Settings
 from serving.answers import Recommendations
 from serving.cascade.recommender import RankedItem
@@ -20,13 +21,16 @@ from serving.feature_reads import FeatureReads
 from serving.impression_log import ShadowLog
 from serving.impressions import Failure, ShadowRecord
 from serving.metrics import Metrics
-from serving.state import Release
+from serving.state import Release, ServingState
 
 _LOG = logging.getLogger(__name__)
 #: Requests that may wait for the shadow; a candidate slower than the traffic sees a sample of it.
-QUEUE_LENGTH: Final = 100
+QUEUE_LENGTH: Final = 50
 #: Its latency is judged from the log, so it may take longer than a user would wait.
 TIMEOUT_S: Final = 1.0
+#: So long it waits for a moment without users' requests: on a busy server it sees a sample of at least ten a second.
+PATIENCE_S: Final = 0.1
+_POLL_S: Final = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +39,27 @@ class _Job:
     epoch: int
     asked: Asked
     answer: Recommendations
-    category: str
     served_latency_ms: float
 
 
 class Shadow:
-    """A bounded queue and the task that works through it, one request after the other."""
+    """A bounded queue and the task that works through it, one request after the other, when no user waits."""
 
-    def __init__(self, settings: Settings, reads: FeatureReads, metrics: Metrics, length: int = QUEUE_LENGTH) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        state: ServingState,
+        reads: FeatureReads,
+        metrics: Metrics,
+        length: int = QUEUE_LENGTH,
+    ) -> None:
+        self._state = state
         self._reads = reads
         self._log = ShadowLog(
             settings.shadow_dir, metrics.impressions_dropped.inc, keep_days=settings.impression_days, name="shadow"
         )
-        self._count = metrics.shadow
+        self._metrics = metrics
+        self._dropped = 0
         self._queue: asyncio.Queue[_Job] = asyncio.Queue(length)
         self._task: asyncio.Task[None] | None = None
 
@@ -56,11 +68,10 @@ class Shadow:
         child = release.shadow
         if child is None or not child.began:
             return
-        job = _Job(child, release.plan.epoch, asked, answer, _category(child, answer.items), served_latency_ms)
         try:
-            self._queue.put_nowait(job)
+            self._queue.put_nowait(_Job(child, release.plan.epoch, asked, answer, served_latency_ms))
         except asyncio.QueueFull:
-            self._count.labels("dropped").inc()
+            self._drop()
 
     def start(self) -> None:
         """Start the task and the log."""
@@ -77,16 +88,30 @@ class Shadow:
     async def _work(self) -> None:
         while True:
             job = await self._queue.get()
-            # The answer is written to its socket before anything else runs; this is for one that had to wait there.
-            await asyncio.sleep(0)
+            await self._idle()
+            release = self._state.release
+            if release is None or release.shadow is not job.child:
+                self._drop()  # its process ends, and so would every question
+                continue
             start = time.monotonic()
             try:
                 await self._compare(job)
             except Exception:  # a task that ends for good would leave the rollout without evidence
                 _LOG.exception("a shadow's answer could not be compared")
-                self._count.labels("error").inc()
+                self._metrics.shadow.labels("error").inc()
             # Half of the time at most: under full load a comparison must not take a core from those who wait.
             await asyncio.sleep(time.monotonic() - start)
+
+    def _drop(self) -> None:
+        self._dropped += 1
+        self._metrics.shadow.labels("dropped").inc()
+
+    async def _idle(self) -> None:
+        """Wait, not for long, until no user waits; the answer that was queued has left by then."""
+        deadline = time.monotonic() + PATIENCE_S
+        await asyncio.sleep(0)
+        while self._state.under_way and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_S)
 
     async def _compare(self, job: _Job) -> None:
         served, items = job.answer, list[RankedItem]()
@@ -99,8 +124,13 @@ class Shadow:
                 return
             kind = error.kind
         latency_ms = (time.perf_counter() - start) * 1000
-        self._count.labels("compared" if kind is None else "error").inc()
+        self._metrics.shadow.labels("compared" if kind is None else "error").inc()
         overlap, correlation, shift = (None, None, None) if kind else compare(served.items, items)
+        if kind is None:
+            self._metrics.shadow_seconds.observe(latency_ms / 1000)
+        if overlap is not None:
+            self._metrics.shadow_overlap.observe(overlap)
+        dropped, self._dropped = self._dropped, 0
         self._log.append(
             ShadowRecord(
                 request_id=served.request_id,
@@ -118,7 +148,9 @@ class Shadow:
                 error=kind,
                 known=job.asked.user.known,
                 level=served.level,
-                category=job.category,
+                category=_category(job.asked.user),
+                events=_events(job.asked.user),
+                dropped=dropped,
             )
         )
 
@@ -148,9 +180,17 @@ def compare(
     return overlap, 1.0 - 6.0 * float(difference @ difference) / (n * (n * n - 1)), shift
 
 
-def _category(child: ChildScorer, items: Sequence[RankedItem]) -> str:
-    table = child.table
-    if not items or table is None:
+def _category(user: UserRows) -> str:
+    """Return the category the user bought most in; viewed most, where nothing was bought."""
+    rows = user.affinities
+    if not rows.present.any():
         return ""
-    index = table.index.get(items[0].item_id)
-    return "" if index is None else table.category[index]
+    bought, seen = (np.nan_to_num(rows.column(name)) for name in ("affinity_purchases", "affinity_views"))
+    return user.categories[int(np.lexsort((seen, bought, rows.present))[-1])]
+
+
+def _events(user: UserRows) -> str:
+    """Return a bucket of the user's number of views, additions to the cart and purchases."""
+    counts = (user.stats.column(name)[0] for name in ("user_views", "user_carts", "user_purchases"))
+    total = float(np.nansum(list(counts)))
+    return "0" if total < 1 else "1-9" if total < 10 else "10-99" if total < 100 else "100+"

@@ -55,6 +55,8 @@ class ServingState:
         Items of the popularity file that must not be shown; used where there is no item table.
     problems
         What is not as it should be, by whom it concerns; for `/readyz`.
+    under_way
+        Recommendations being made; what can wait waits for them.
     """
 
     items: ItemTableSource
@@ -62,6 +64,7 @@ class ServingState:
     ingest: IngestView = field(default_factory=IngestView)
     hidden: frozenset[str] = frozenset()
     problems: dict[str, str] = field(default_factory=dict)
+    under_way: int = 0
 
     @property
     def table(self) -> ItemTable | None:

@@ -125,7 +125,7 @@ def test_lists_are_compared_item_by_item() -> None:
 
 async def test_a_shadow_that_is_too_slow_sees_a_sample_and_nobody_waits(settings: Settings) -> None:
     metrics = Metrics()
-    shadow = Shadow(settings, FeatureReads(None, RedisGuard(1.0), metrics), metrics, length=2)  # type: ignore[arg-type]
+    shadow = Shadow(settings, None, FeatureReads(None, RedisGuard(1.0), metrics), metrics, length=2)  # type: ignore[arg-type]
     child: Any = SimpleNamespace(began=True, table=None)
     release = Release(plan_for("a" * 32), None, None, child)  # type: ignore[arg-type]
     asked = Asked(SHOP.user(SHOP.user_ids[0]), True, SHOP.now_us, 5, [])

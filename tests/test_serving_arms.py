@@ -108,7 +108,7 @@ def test_arms_get_their_bundles_and_a_new_weight_loads_nothing(
         assert state.release.canary.pid == pid
         now = {user: api.recommend(user)["arm"] for user in USERS}
         assert {user for user in USERS if arms[user] == "canary"} < {user for user in USERS if now[user] == "canary"}
-        assert api.metric('larder_arm_requests_total{arm="canary"}') > 5
+        assert api.metric('larder_arm_seconds_count{arm="canary"}') > 5
         assert api.metric(f'larder_model_info{{arm="canary",bundle_id="{second}",model_version="2"}}') == 1
         # Without the canary its process ends.
         publish(client, settings, plan_for(first, epoch=3))
