@@ -88,11 +88,10 @@ class Shadow:
     async def _work(self) -> None:
         while True:
             job = await self._queue.get()
-            await self._idle()
-            release = self._state.release
-            if release is None or release.shadow is not job.child:
-                self._drop()  # its process ends, and so would every question
+            if self._gone(job.child):
+                self._drop()
                 continue
+            await self._idle()
             start = time.monotonic()
             try:
                 await self._compare(job)
@@ -101,6 +100,11 @@ class Shadow:
                 self._metrics.shadow.labels("error").inc()
             # Half of the time at most: under full load a comparison must not take a core from those who wait.
             await asyncio.sleep(time.monotonic() - start)
+
+    def _gone(self, child: ChildScorer) -> bool:
+        """Whether a candidate is in the plan no more: its process ends, which is no failure of its own."""
+        release = self._state.release
+        return release is None or release.shadow is not child
 
     def _drop(self) -> None:
         self._dropped += 1
@@ -121,6 +125,9 @@ class Shadow:
             items = (await rank(job.child, job.asked, self._reads, TIMEOUT_S)).items
         except CandidateError as error:
             if error.kind == "empty" and not served.items:
+                return
+            if self._gone(job.child):
+                self._drop()
                 return
             kind = error.kind
         latency_ms = (time.perf_counter() - start) * 1000
