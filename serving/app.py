@@ -20,7 +20,7 @@ from feature_repo.online_reader import AsyncOnlineReader
 from feature_repo.settings import Settings
 from serving import problems
 from serving.background import BackgroundWork
-from serving.child_scorer.child import ENTRY, ChildLimits
+from serving.child_scorer.process import ENTRY, ChildLimits
 from serving.event_intake import EventIntake
 from serving.explainer import Explainer
 from serving.feature_reads import FeatureReads

@@ -16,7 +16,8 @@ from redis.exceptions import RedisError
 from feature_repo.errors import BadInputError, LarderError
 from feature_repo.settings import Settings
 from serving.bundle import Bundle, load_bundle
-from serving.child_scorer.child import ENTRY, ChildLimits, ChildScorer, Restart
+from serving.child_scorer.child import ChildScorer, Restart
+from serving.child_scorer.process import ENTRY, ChildLimits
 from serving.metrics import Metrics
 from serving.plan import Arm, Plan, decode_plan, load_plan, plan_key, save_plan
 from serving.redis_client import BACKGROUND_TIMEOUT_S

@@ -24,7 +24,7 @@ from serving.child_scorer import child
 from serving.impressions import read_impressions, read_shadow
 from serving.signature import ENVIRONMENT
 from tests.running_api import RunningApi, plan_for, publish, rollout_plan, wait_until
-from tests.test_serving_arms import USERS, bundles, canary_up
+from tests.test_serving_arms import QUICK, USERS, bundles, canary_up, user_of
 from tests.tiny_bundle import Shop, write_shop
 
 __all__ = ["bundles"]
@@ -121,6 +121,7 @@ def test_plans_change_under_load_and_no_request_fails(
     assert bundle["2"] in {record.served_bundle for record in records if record.assigned_arm == "canary"}
 
 
+@pytest.mark.faults
 def test_a_catalogue_that_changes_while_a_candidate_starts_does_not_end_it(
     settings: Settings, client: redis.Redis, shop: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +144,21 @@ def test_a_catalogue_that_changes_while_a_candidate_starts_does_not_end_it(
         # What was sent meanwhile has arrived: both tables are the same, and it answers from it.
         wait_until(lambda: api.app.state.serving.release.canary.table is api.app.state.serving.table)
         wait_until(lambda: second in {api.recommend(user)["bundle_id"] for user in USERS})
+
+
+@pytest.mark.faults
+def test_a_candidate_that_does_not_fit_into_its_memory_is_reported_and_stable_answers(
+    settings: Settings, client: redis.Redis, shop: tuple[str, str]
+) -> None:
+    first, second = shop
+    plan = rollout_plan(first, 1, canary=second, weight=5000)
+    publish(client, settings, plan)
+    with RunningApi(settings, child_limits=replace(QUICK, memory_mb=150)) as api:
+        wait_until(lambda: api.ready()["status"] == "degraded")
+        assert second in api.ready()["problems"][0]
+        answer = api.recommend(user_of(plan, "canary"))
+        assert (answer["arm"], answer["bundle_id"], answer["level"]) == ("canary", first, "full")
+        assert api.app.state.serving.release.canary.ready is None
 
 
 def test_users_go_before_the_shadow_and_what_it_did_not_see_is_counted(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import os
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -15,6 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import settings as run_settings
 from hypothesis import strategies as st
@@ -23,6 +27,7 @@ from feature_repo.settings import Settings
 from serving.answers import Recommendations
 from serving.bundle import write_manifest
 from serving.cascade.recommender import RankedItem
+from serving.child_scorer.child import CandidateError, ChildScorer
 from serving.child_scorer.messages import (
     LENGTH,
     Array,
@@ -38,7 +43,9 @@ from serving.child_scorer.messages import (
 from serving.child_scorer.ranking import Asked
 from serving.child_scorer.scoring import serve
 from serving.feature_reads import FeatureReads
+from serving.item_table_source import ItemTableSource
 from serving.metrics import Metrics
+from serving.plan import Arm
 from serving.redis_client import RedisGuard
 from serving.shadow import Shadow, compare
 from serving.state import Release
@@ -133,6 +140,31 @@ async def test_a_shadow_that_is_too_slow_sees_a_sample_and_nobody_waits(settings
     for _ in range(5):  # nobody takes them up
         shadow.ask(release, asked, answer, 1.0)
     assert b'larder_shadow_total{result="dropped"} 3.0' in metrics.exposition()
+
+
+def test_an_answer_that_came_while_the_api_was_busy_is_not_late(tmp_path: Path) -> None:
+    """A loop held up by others' work finds answer and end of the wait at once; the candidate was in time."""
+    bundle_id = make_bundle(tmp_path, SHOP)
+
+    async def run() -> None:
+        source = ItemTableSource(None, lambda: SHOP.now_us)  # type: ignore[arg-type]
+        source._table = SHOP.table()
+        child = ChildScorer(Arm(bundle_id, "1"), tmp_path, source, pytest.fail)
+        child.start()
+        while child.ready is None:
+            await asyncio.sleep(0.02)
+        user, loop = SHOP.user(SHOP.user_ids[0]), asyncio.get_running_loop()
+        for held_s in (0.0, 0.4):
+            loop.call_later(0.0005, time.sleep, held_s)
+            drafted = await child.draft(user, SHOP.now_us, 0.2, k=5, exclude=[], repeats=None, diversity=None)
+            assert len(drafted.items.unpack()) > 0
+        os.kill(child.pid or 0, signal.SIGSTOP)
+        with pytest.raises(CandidateError, match="timeout"):
+            await child.draft(user, SHOP.now_us, 0.05, k=5, exclude=[], repeats=None, diversity=None)
+        await child.stop()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
 
 
 def test_the_clock_of_deadlines_is_shared_by_processes() -> None:

@@ -19,7 +19,7 @@ from feature_repo.settings import Settings
 from feature_repo.views import CATALOG_VIEW
 from larder.services.ports import HOST
 from serving.assignment import assign
-from serving.child_scorer.child import ChildLimits
+from serving.child_scorer.process import ChildLimits
 from serving.impressions import ImpressionRecord, read_impressions, read_shadow
 from serving.plan import Plan, save_plan
 from serving.signature import signing_key

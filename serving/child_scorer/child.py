@@ -6,13 +6,9 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import os
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -40,18 +36,20 @@ from serving.child_scorer.messages import (
     decode_reply,
     frame,
 )
+from serving.child_scorer.process import DEFAULT_LIMITS, ENTRY, ChildLimits, start_process
 from serving.impressions import Failure
 from serving.item_table_source import ItemTableSource, TableChange
 from serving.plan import Arm
-from serving.signature import ENVIRONMENT as SIGNING_KEY
 
 _LOG = logging.getLogger(__name__)
-ENTRY: Final = "serving.child_scorer"
 #: Questions without an answer; further ones would wait too long anyway.
 MAX_WAITING: Final = 16
 #: Changes of items that may wait to be read; with more the process is started again, with the whole table.
 _MAX_UNSENT_BYTES: Final = 64 * 1024**2
 _TABLE_POLL_S: Final = 0.1
+#: A loop that was busy sees the clock before the socket: an answer that has arrived by then counts all the same, after
+#: so many turns of the loop (the socket, the reader, this question).
+_LOOKS: Final = 4
 
 Restart = Literal["died", "hung", "refused"]
 RESTARTS: tuple[Restart, ...] = ("died", "hung", "refused")
@@ -63,37 +61,6 @@ class CandidateError(Exception):
     def __init__(self, kind: Failure, reason: str = "") -> None:
         super().__init__(reason or kind)
         self.kind: Failure = kind
-
-
-@dataclass(frozen=True, slots=True)
-class ChildLimits:
-    """What a child may take, in seconds and megabytes.
-
-    Attributes
-    ----------
-    hung_s
-        One that has not answered for so long is killed.
-    start_s
-        Time to load its bundle.
-    backoff_s
-        Pause before the first restart; doubled with each death in a row.
-    deaths
-        So many in a row, and it is left alone for `cooldown_s`.
-    steady_s
-        One that lived so long begins to count anew.
-    retry_s
-        A bundle that was refused is tried again after this time: it may still be on its way to the disk. Doubled with
-        each refusal in a row, up to `cooldown_s`: looking at a bundle takes seconds of a core.
-    """
-
-    memory_mb: int = 4096
-    hung_s: float = 2.0
-    start_s: float = 120.0
-    backoff_s: float = 0.25
-    deaths: int = 5
-    cooldown_s: float = 60.0
-    steady_s: float = 60.0
-    retry_s: float = 10.0
 
 
 class ChildScorer:
@@ -130,7 +97,7 @@ class ChildScorer:
         bundles_dir: Path,
         items: ItemTableSource,
         on_restart: Callable[[Restart], None],
-        limits: ChildLimits = ChildLimits(),
+        limits: ChildLimits = DEFAULT_LIMITS,
         entry: str = ENTRY,
     ) -> None:
         self.arm = arm
@@ -219,12 +186,15 @@ class ChildScorer:
         self._unanswered[number] = time.monotonic()
         self._writer.write(frame(question))
         try:
-            async with asyncio.timeout(timeout_s):
-                return await future
-        except TimeoutError:
-            raise CandidateError("timeout") from None
+            await asyncio.wait({future}, timeout=timeout_s)
+            for _ in range(_LOOKS):
+                if future.done():
+                    return future.result()
+                await asyncio.sleep(0)
+            raise CandidateError("timeout")
         finally:
             self._waiting.pop(number, None)
+            future.cancel()
 
     async def _keep_up(self) -> None:
         deaths = refusals = 0
@@ -264,7 +234,7 @@ class ChildScorer:
 
     async def _live(self) -> str:
         """Run one process until it ends; say how it ended."""
-        process, ours = self._run()
+        process, ours = start_process(self._entry, self._directory, self._limits.memory_mb)
         self._process = process
         watch: asyncio.Task[None] | None = None
         writer: asyncio.StreamWriter | None = None
@@ -302,26 +272,6 @@ class ChildScorer:
                     await asyncio.sleep(0.005)
             self._process = None
         return "hung and was ended" if self._hung else f"ended with status {process.returncode}"
-
-    def _run(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
-        """Run the entry; return the process and our end of the channel to it."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [
-                sys.executable, "-m", self._entry, "--fd", str(theirs.fileno()), "--parent", str(os.getpid()),
-                "--bundle", str(self._directory.absolute()), "--memory-mb", str(self._limits.memory_mb),
-            ]  # fmt: skip
-            # A candidate signs nothing; what it does not have, nobody can take from it.
-            environment = {name: value for name, value in os.environ.items() if name != SIGNING_KEY}
-            try:
-                process = subprocess.Popen(  # noqa: S603 - our own module, with the names of files
-                    command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True,
-                    env=environment,
-                )  # fmt: skip
-            except OSError:
-                ours.close()
-                raise
-        return process, ours
 
     def _forget(self) -> None:
         """Have what waits for the process that ended go on without it."""
