@@ -160,13 +160,27 @@ def test_quantiles_of_the_histogram_are_within_five_percent(latencies, share):
 def test_segments_of_the_shadow_that_differ_most_come_first():
     sums = ShadowSums()
     for n in range(200):
-        record = {"overlap": 0.2 if n % 4 == 0 else 0.9, "known": n % 4 != 0, "level": "full", "category": f"c{n}"}
+        record = {
+            "overlap": 0.2 if n % 4 == 0 else 0.9,
+            "known": n % 4 != 0,
+            "level": "full",
+            "category": f"c{n}",
+            "dropped": n % 2,
+        }
         sums.add(
-            {**record, "latency_ms": 10.0 * (n % 20), "served_latency_ms": 5.0, "score_shift": float("nan")}, 100.0
+            {
+                **record,
+                "dropped": n % 2,
+                "latency_ms": 10.0 * (n % 20),
+                "served_latency_ms": 5.0,
+                "score_shift": float("nan"),
+            },
+            100.0,
         )
     sums.add({"error": "timeout", "overlap": None, "latency_ms": None}, 100.0)
     status = msgspec.json.decode(msgspec.json.encode(sums), type=ShadowSums).status()
     assert next(iter(status.segments.items())) == ("known no", pytest.approx(0.2))
     assert set(status.segments) == {"known no", "known yes", "level full"}
+    assert status.dropped == status.compared // 2
     assert (status.compared, status.errors, sums.evidence().slow) == (201, 1, 90)
     assert status.score_shift is None

@@ -17,7 +17,7 @@ _MAX_SEGMENTS: Final = 60
 _MIN_ANSWERS: Final = 20
 _SHOWN: Final = 8
 #: Fields of a record that are segments.
-_SEGMENTS: Final = ("known", "level", "category")
+_SEGMENTS: Final = ("known", "level", "events", "category")
 _MEANS: Final = ("overlap", "rank_correlation", "score_shift")
 
 
@@ -36,6 +36,7 @@ class ShadowSums(msgspec.Struct):
     def add(self, record: dict[str, Any], objective_ms: float) -> None:
         """Take in one record of the shadow's log."""
         self.compared += 1
+        self.dropped += int(_number(record.get("dropped")) or 0)
         latency, served = _number(record.get("latency_ms")), _number(record.get("served_latency_ms"))
         if record.get("error"):
             self.errors += 1
@@ -76,7 +77,7 @@ class ShadowSums(msgspec.Struct):
     def _add_segments(self, record: dict[str, Any], overlap: float) -> None:
         for field in _SEGMENTS:
             value = record.get(field)
-            if value is None:
+            if value is None or (field == "events" and not value):  # records from before it was kept
                 continue
             name = f"{field} {_word(value)}"
             if name not in self.segments and len(self.segments) >= _MAX_SEGMENTS:
