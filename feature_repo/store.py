@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import warnings
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml  # type: ignore[import-untyped] # its stubs are not among our dependencies
 
@@ -22,19 +23,36 @@ _METRICS_VARIABLES = ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR")
 
 
 def import_feast() -> None:
-    """Import Feast without its side effect on Prometheus.
+    """Import Feast without its side effect on Prometheus, and without recompiling its classes.
 
     Feast's import switches prometheus_client to multi-process files for this process and, by the environment, for all
     its children: an API started from here would lose its own metrics. Only Feast's feature server needs that.
+
+    Its classes are decorated with `typeguard.typechecked`, which parses and compiles each of them anew: 4 of the 6
+    seconds the import takes. The check is of the types of arguments, and typeguard itself leaves it out under
+    `python -O`; so do we. Our definitions are checked by the `feast` command line, which imports Feast by itself.
     """
+    if "feast" in sys.modules:
+        return
     import prometheus_client.values  # noqa: F401 - decides on its mode at import: before Feast sets the variables
+    import typeguard
 
     before = {name: os.environ[name] for name in _METRICS_VARIABLES if name in os.environ}
-    import feast  # noqa: F401 - imported for the effect that is undone below
+    checked = typeguard.typechecked
+    typeguard.typechecked = _unchecked
+    try:
+        import feast  # noqa: F401 - imported for the effect that is undone below
+    finally:
+        typeguard.typechecked = checked
 
     for name in _METRICS_VARIABLES:
         os.environ.pop(name, None)
     os.environ.update(before)
+
+
+def _unchecked(target: Any = None, **options: Any) -> Any:
+    """Stand in for `typeguard.typechecked` as under `python -O`: also as a decorator with options."""
+    return target if target is not None else _unchecked
 
 
 def feast_environment(settings: Settings) -> dict[str, str]:

@@ -46,7 +46,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def told(home: Path, ports: tuple[int, int, int]) -> subprocess.CompletedProcess[str]:
-    return larder(home, "demo", "--events", "80000", "--windows", "2", ports=ports)
+    """Every generator of the default line-up, on few users and with few trees (training/sample.py)."""
+    return larder(home, "demo", "--events", "80000", "--sample", ports=ports)
 
 
 def test_the_demo_tells_the_whole_story(told: subprocess.CompletedProcess[str], home: Path) -> None:

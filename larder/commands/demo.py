@@ -33,6 +33,9 @@ def demo(
     ] = False,
     windows: Annotated[int, typer.Option(min=1, max=20, help="Rolling windows the ranker learns from.")] = 8,
     events: Annotated[int | None, typer.Option(min=1000, help="How many events the simulator makes.")] = None,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Train a small model, as `larder train --sample` does, to try things out.")
+    ] = False,
 ) -> None:
     """Start everything, train, gate, serve, and show what an application and a user see.
 
@@ -44,6 +47,7 @@ def demo(
       larder demo
       larder demo --once
       larder demo --dataset online_retail --once
+      larder demo --events 80000 --sample --once
     """
     from larder.results import write_results
     from larder.services.stack import Stack
@@ -55,7 +59,7 @@ def demo(
     options = {"n_events": events} if events and dataset == "simulator" else {}
     with Stack(settings) as stack:
         data_hash = prepare_features(stack.settings, dataset, clock, options)
-        quality = prepare_champion(stack, data_hash, clock, windows=windows, retrain=retrain)
+        quality = prepare_champion(stack, data_hash, clock, windows=windows, retrain=retrain, sample=sample)
         with clock.part("start API and ingest"):
             base_url = serve(stack)
         story = _tell(stack.settings, base_url)

@@ -65,12 +65,15 @@ def prepare_features(settings: Settings, dataset: str, clock: Clock, options: di
     return data_hash
 
 
-def prepare_champion(stack: Stack, data_hash: str, clock: Clock, *, windows: int, retrain: bool) -> dict[str, float]:
+def prepare_champion(
+    stack: Stack, data_hash: str, clock: Clock, *, windows: int, retrain: bool, sample: bool = False
+) -> dict[str, float]:
     """Train, register, gate and promote, unless there is a champion already; return the figures of the evaluation."""
     from deployment.promotion import ControlPlane
     from feature_repo.event_log import read_report
     from larder.commands.models import print_verdict
     from larder.commands.train import print_result
+    from training.sample import sample_of
     from training.tracking import register_training
     from training.train import TrainConfig, train
 
@@ -84,6 +87,7 @@ def prepare_champion(stack: Stack, data_hash: str, clock: Clock, *, windows: int
         return {}
     data = read_report(settings)
     config = TrainConfig(target=data.target, repeats=data.repeats, windows=windows)
+    config = sample_of(config) if sample else config
     with clock.part("train"), PhaseProgress() as report:
         result = train(settings, config, data_hash, report)
     print_result(result)
