@@ -16,7 +16,7 @@ STAMP := $(VENV)/.larder-setup
 OPENMP ?= libgomp.so.1
 HAS_OPENMP = $(BIN)/python -c 'import ctypes; ctypes.CDLL("$(OPENMP)")' 2>/dev/null
 
-.PHONY: help setup demo test test-faults lint bench bench-features bench-quality bench-canary docs lock clean
+.PHONY: help setup demo test test-faults lint bench bench-features bench-quality bench-canary bench-serving docs lock clean
 
 help: ## Show this list
 	@echo "Larder. Usage: make TARGET [DATASET=name] [ARGS=\"options\"]"
@@ -73,6 +73,9 @@ bench-features: setup ## Speed and size of the feature store, as ratios to Feast
 
 bench-quality: setup ## Every model x data set x metric with intervals, in one table and in MLflow (half an hour)
 	$(BIN)/larder bench quality
+
+bench-serving: setup ## The API under rising load, beside a bare server and Feast's SDK (about 12 min, on a quiet machine)
+	$(BIN)/larder bench serving
 
 bench-canary: setup ## False rollbacks, and time to true ones, of the rollout's statistics on simulated traffic (5 min)
 	$(BIN)/larder bench canary

@@ -30,7 +30,7 @@ from feature_repo.read_request import (
     Stored,
     layout_of_request,
 )
-from feature_repo.rows import NO_RECENT_EVENTS, Rows, UserRows, null_rows, within_max_age
+from feature_repo.rows import NO_RECENT_EVENTS, AllPairs, Rows, UserRows, null_rows, within_max_age
 from feature_repo.views import ITEM_STATS, USER_CATEGORY, USER_ITEM, USER_STATS
 
 #: Rows per MGET of `read_items`: Redis answers nobody else meanwhile.
@@ -65,7 +65,9 @@ class _Queries:
         max_age_us = request.max_age_us if isinstance(request.view, Layout) else request.view.max_age_us
         return rows if max_age_us is None else rows.only(within_max_age(max_age_us, rows.time, now_us))
 
-    def user_rows(self, user_id: str, stats: ReadRows, affinities: ReadRows, recent: ReadRows) -> UserRows:
+    def user_rows(
+        self, user_id: str, stats: ReadRows, affinities: ReadRows, recent: ReadRows, pairs: ReadRows | None = None
+    ) -> UserRows:
         events = recent_events(recent.packed, foreign="missing")[0]
         self.malformed += bool(recent.present[0]) and events is None
         return UserRows(
@@ -74,6 +76,7 @@ class _Queries:
             list(affinities.entities),
             affinities.rows(USER_CATEGORY),
             events or NO_RECENT_EVENTS,
+            None if pairs is None else AllPairs(pairs.entities, pairs.rows(USER_ITEM)),
         )
 
     def item_rows(self, stats: ReadRows, catalog: ReadRows) -> tuple[Rows, list[CatalogItem | None]]:
@@ -247,9 +250,12 @@ class AsyncOnlineReader:
         plan = ReadPlan(self._queries.project, requests)
         return self._queries.decode(plan, await self._run(plan.commands), now_us)
 
-    async def user(self, user_id: str, now_us: int) -> UserRows:
-        """Read the user's row, affinities and recent events."""
-        return self._queries.user_rows(user_id, *(await self.read(user_requests(user_id), now_us)))
+    async def user(self, user_id: str, now_us: int, *, with_pairs: bool = False) -> UserRows:
+        """Read the user's row, affinities and recent events, and all pair rows of the user if wanted."""
+        requests = user_requests(user_id)
+        if with_pairs:
+            requests.append(AllOf(USER_ITEM, user_id))
+        return self._queries.user_rows(user_id, *(await self.read(requests, now_us)))
 
     async def pairs(self, user_id: str, item_ids: list[str], now_us: int) -> Rows:
         """Read the rows of USER_ITEM for one user and some items, shape (len(item_ids),)."""

@@ -6,7 +6,7 @@ inputs are float64 columns with NaN for null (rows.Rows.column); a feature that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,37 @@ CATALOG_INPUTS = ("item_price", "item_created_at")
 _HALF_LIVES = {c.name: (float(c.half_life_us), v.time_column) for v in FOLD_VIEWS for c in v.columns if c.half_life_us}
 
 
+class _Ages(Mapping[str, F64]):
+    """State columns that keep what time has passed since each of their moments: many features ask for the same."""
+
+    def __init__(self, columns: Columns, now: F64) -> None:
+        self._columns, self._now = columns, now
+        self._ages: dict[str, F64] = {}
+
+    def __getitem__(self, name: str) -> F64:
+        return self._columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def age(self, time: str) -> F64:
+        """Return µs from a time column to now, at least 0."""
+        found = self._ages.get(time)
+        if found is None:
+            found = self._ages[time] = np.maximum(self._now - self._columns[time], 0.0)
+        return found
+
+
+def _age(c: Columns, time: str, now: F64) -> F64:
+    return c.age(time) if isinstance(c, _Ages) else np.maximum(now - c[time], 0.0)
+
+
 def _decayed(name: str) -> Feature:
     half_life, time = _HALF_LIVES[name]
-    return lambda c, now: c[name] * np.exp2(-np.maximum(now - c[time], 0.0) / half_life)
+    return lambda c, now: c[name] * np.exp2(_age(c, time, now) / -half_life)
 
 
 def _raw(name: str) -> Feature:
@@ -34,7 +62,7 @@ def _raw(name: str) -> Feature:
 
 
 def _since(name: str, unit_us: int) -> Feature:
-    return lambda c, now: np.maximum(now - c[name], 0.0) / unit_us
+    return lambda c, now: _age(c, name, now) / unit_us
 
 
 def _ratio(numerator: F64, denominator: F64) -> F64:
@@ -211,7 +239,8 @@ def compute(columns: Columns, now_us: npt.NDArray[np.int64], names: tuple[str, .
         float32 arrays, shapes (n,) or (1,), by feature name.
     """
     now = now_us.astype(np.float64)
+    known = _Ages(columns, now)
     return {
-        name: _FEATURES[name][1](columns, now).astype(np.float32)
+        name: _FEATURES[name][1](known, now).astype(np.float32)
         for name in (names if names is not None else tuple(_FEATURES))
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -118,15 +119,54 @@ class RecentEvents:
 NO_RECENT_EVENTS = RecentEvents([], np.empty(0, np.int8), np.empty(0, np.int64))
 
 
+class AllPairs:
+    """All rows a user has in USER_ITEM: those of any items are taken from it without another read.
+
+    Parameters
+    ----------
+    item_ids
+        Items of the rows, distinct, in order.
+    rows
+        Shape (len(item_ids),).
+    """
+
+    __slots__ = ("_place", "_rows")
+
+    def __init__(self, item_ids: Sequence[str], rows: Rows) -> None:
+        self._place = {item_id: row for row, item_id in enumerate(item_ids)}
+        # A missing row at the end: that of all other items.
+        none = null_rows(rows.view, 1)
+        self._rows = Rows(
+            rows.view,
+            np.concatenate([rows.ints, none.ints]),
+            np.concatenate([rows.floats, none.floats]),
+            np.append(rows.present, False),
+        )
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def of(self, item_ids: Sequence[str]) -> Rows:
+        """Return the rows of some items, as reading them would, shape (len(item_ids),)."""
+        missing, place = len(self._place), self._place.get
+        which = np.array([place(item_id, missing) for item_id in item_ids], np.intp)
+        all_ = self._rows
+        return Rows(all_.view, all_.ints[which], all_.floats[which], all_.present[which])
+
+
 @dataclass(frozen=True, slots=True)
 class UserRows:
-    """Everything the first read of a request brings: the user's row, category affinities and recent events."""
+    """Everything the first read of a request brings: the user's row, category affinities and recent events.
+
+    `pairs` are the user's rows in USER_ITEM, where the reader brought them along.
+    """
 
     user_id: str
     stats: Rows  # one row of USER_STATS
     categories: list[str]  # the user's categories, sorted
     affinities: Rows  # one row of USER_CATEGORY per entry of `categories`
     recent: RecentEvents
+    pairs: AllPairs | None = None
 
     @property
     def known(self) -> bool:

@@ -1,6 +1,12 @@
-"""The two reads of a request, each bounded: rows, or None where Redis did not bring them in time."""
+"""The reads of a request, each bounded: rows, or None where Redis did not bring them in time.
+
+Nearly always there is one: the user's rows, with all of the user's pairs. Who dealt with very many items is asked for
+the pairs of the candidates in a second one.
+"""
 
 from __future__ import annotations
+
+from typing import Final
 
 from feature_repo.errors import UnavailableError
 from feature_repo.online_reader import AsyncOnlineReader
@@ -9,30 +15,46 @@ from feature_repo.views import USER_CATEGORY, USER_STATS
 from serving.metrics import Metrics
 from serving.redis_client import RedisGuard
 
+#: Reading the pairs of hundreds of candidates takes as long as reading about so many rows at once.
+MANY_PAIRS: Final = 500
+_REMEMBERED: Final = 100_000
+
 
 class FeatureReads:
     """Reads features of one user through the guard and counts what failed."""
 
     def __init__(self, reader: AsyncOnlineReader, guard: RedisGuard, metrics: Metrics) -> None:
+        self._many: dict[str, None] = {}
         self._reader = reader
         self._guard = guard
         self._failures = metrics.redis_failures
 
     async def user(self, user_id: str, now_us: int) -> UserRows | None:
-        """First read: the user's row, affinities and recent events."""
+        """Read the user's row, affinities, recent events, and all pairs unless they are known to be many."""
+        few = user_id not in self._many
         try:
-            return await self._guard.call(lambda: self._reader.user(user_id, now_us))
+            user = await self._guard.call(lambda: self._reader.user(user_id, now_us, with_pairs=few))
         except UnavailableError:
             self._failures.labels("user_read").inc()
             return None
+        if user.pairs is not None and len(user.pairs) > MANY_PAIRS:
+            self._remember(user_id)
+        return user
 
-    async def pairs(self, user_id: str, item_ids: list[str], now_us: int) -> Rows | None:
-        """Second read: what the user did with some items."""
+    async def pairs(self, user: UserRows, item_ids: list[str], now_us: int) -> Rows | None:
+        """Return what the user did with some items: from the first read, or a second one."""
+        if user.pairs is not None:
+            return user.pairs.of(item_ids)
         try:
-            return await self._guard.call(lambda: self._reader.pairs(user_id, item_ids, now_us))
+            return await self._guard.call(lambda: self._reader.pairs(user.user_id, item_ids, now_us))
         except UnavailableError:
             self._failures.labels("pair_read").inc()
             return None
+
+    def _remember(self, user_id: str) -> None:
+        if len(self._many) >= _REMEMBERED:
+            del self._many[next(iter(self._many))]
+        self._many[user_id] = None
 
     @staticmethod
     def nothing_known(user_id: str) -> UserRows:

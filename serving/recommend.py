@@ -199,7 +199,7 @@ class RecommendationService:
             item_ids = draft.item_ids
             drafted = time.perf_counter()
             stage["retrieve"].observe(drafted - read)
-            pairs = await self._reads.pairs(user.user_id, item_ids, now_us) if known and item_ids else None
+            pairs = await self._reads.pairs(user, item_ids, now_us) if known and item_ids else None
             pairs_read = pairs is not None
             if pairs is None:
                 pairs = null_rows(USER_ITEM, len(item_ids))

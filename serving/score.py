@@ -81,7 +81,7 @@ class ScoreService:
         """Read the user's and the pairs' rows; null rows and a reason where Redis does not answer."""
         reasons: list[Reason] = []
         user = await self._reads.user(user_id, now_us)
-        pairs = await self._reads.pairs(user_id, items, now_us) if user is not None else None
+        pairs = await self._reads.pairs(user, items, now_us) if user is not None else None
         if user is None:
             reasons.append("user_features_unavailable")
         elif pairs is None:

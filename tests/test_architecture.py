@@ -40,6 +40,7 @@ ADAPTERS = {
     "larder/benches/feature_reads.py": {"feast"},
     "larder/benches/feature_writes.py": {"feast"},
     "larder/benches/vector_index.py": {"faiss"},
+    "larder/story/weighted.py": {"catboost"},
     "serving/bundle.py": {"catboost", "lightgbm", "xgboost"},
     "serving/candidates/vector_index.py": {"faiss"},
     "training/classifiers.py": {"catboost", "lightgbm", "xgboost"},

@@ -7,8 +7,10 @@ import math
 import numpy as np
 
 from deployment.checks.contract import GateContext
+from deployment.live import Live
 from deployment.verdict import Check, compare
 from feature_repo.errors import BadInputError
+from serving.cascade.recommender import Recommender, Slate
 
 ASKED = 100
 K = 20
@@ -25,14 +27,12 @@ class Outputs:
         bad = different = short = disordered = 0
         asked = live.users[:ASKED]
         for user_id in asked:
-            first, again = (
-                recommender.recommend(live.reader, live.table, user_id, context.now_us, k=K) for _ in range(2)
-            )
+            first, same = _asked_twice(recommender, live, user_id, context.now_us)
             scores = [item.score for item in first.items]
             ids = [item.item_id for item in first.items]
             raw = recommender.ranker.score(first.matrix) if len(first.matrix) else np.empty(0)
             bad += not np.isfinite(raw).all() or any(not math.isfinite(s) or not 0.0 <= s <= 1.0 for s in scores)
-            different += first.items != again.items
+            different += not same
             complete = len(ids) == min(K, int(live.table.available.sum())) and len(set(ids)) == len(ids)
             short += not complete or [item.rank for item in first.items] != list(range(1, len(ids) + 1))
             disordered += not _ordered(raw[first.ranked], scores[: len(first.ranked)], context)
@@ -78,6 +78,19 @@ class ExtremeInputs:
                 "A row with a feature missing, or one too many, must be refused, not scored.",
             ),
         ]
+
+
+def _asked_twice(recommender: Recommender, live: Live, user_id: str, now_us: int) -> tuple[Slate, bool]:
+    """Return a user's list, and whether the model makes it twice of the same rows.
+
+    They are read once: while people use the shop, a second reading brings others.
+    """
+    user = live.reader.user(user_id, now_us)
+    draft, again = (recommender.draft(user, live.table, now_us, k=K) for _ in range(2))
+    pairs = live.reader.pairs(user_id, draft.item_ids, now_us)
+    slate = recommender.finish(draft, pairs)
+    same = draft.item_ids == again.item_ids and slate.items == recommender.finish(again, pairs).items
+    return slate, same
 
 
 def _ordered(raw: np.ndarray, scores: list[float], context: GateContext) -> bool:

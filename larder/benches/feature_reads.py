@@ -121,6 +121,19 @@ def _measure(settings: Settings) -> dict[str, list[list[float]]]:
     return seconds
 
 
+def stock_store(settings: Settings) -> Any:
+    """Return a feature store on Feast's own Redis store."""
+    import_feast()
+    settings.offline_dir.mkdir(parents=True, exist_ok=True)
+    return _store(settings, stock=True)
+
+
+def write_stock(store: Any, items: list[str]) -> str:
+    """Write one user, some items and their pairs into a store through Feast; return the user's id."""
+    _write([store], items, time.time_ns() // 1000)
+    return _USER
+
+
 def _timed(way: Way, calls: int) -> list[float]:
     way()
     seconds = []

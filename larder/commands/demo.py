@@ -36,36 +36,52 @@ def demo(
     sample: Annotated[
         bool, typer.Option("--sample", help="Train a small model, as `larder train --sample` does, to try things out.")
     ] = False,
+    rollout: Annotated[
+        bool, typer.Option(help="Roll out a better model and a bad one; on the simulator, whose people click.")
+    ] = True,
 ) -> None:
     """Start everything, train, gate, serve, and show what an application and a user see.
 
-    Starts a real redis-server, an MLflow server, the ingest worker and the API under the home directory (.larder),
-    and leaves them running until Ctrl-C. A second run reuses data, features and champion.
+    Starts a real redis-server, an MLflow server, the ingest worker, the API and the rollout controller under the home
+    directory (.larder), and leaves them running until Ctrl-C. On the simulator the first champion is a small model; the
+    whole one is registered while people use the shop and becomes the champion by itself, a bad one goes back. A second
+    run reuses data, features and champion.
 
     Examples
     --------
       larder demo
       larder demo --once
       larder demo --dataset online_retail --once
-      larder demo --events 80000 --sample --once
+      larder demo --events 80000 --sample --no-rollout --once
     """
     from larder.results import write_results
     from larder.services.stack import Stack
     from larder.story.prepare import Clock, chapter, prepare_champion, prepare_features
+    from larder.story.roll_out import ROLLOUT_TARGETS, roll_out
     from larder.story.serve import serve
 
     settings = settings_of(ctx, dataset)
+    rollout = rollout and dataset == "simulator"
     clock = Clock()
     options = {"n_events": events} if events and dataset == "simulator" else {}
     with Stack(settings) as stack:
         data_hash = prepare_features(stack.settings, dataset, clock, options)
-        quality = prepare_champion(stack, data_hash, clock, windows=windows, retrain=retrain, sample=sample)
+        first = prepare_champion(
+            stack, data_hash, clock, windows=windows, retrain=retrain and not rollout, sample=sample or rollout
+        )
         with clock.part("start API and ingest"):
             base_url = serve(stack)
         story = _tell(stack.settings, base_url)
-        figures = {**story.figures(), **quality, **{f"seconds.{name}": s for name, s in clock.seconds.items()}}
-        path, missed = write_results(stack.settings, f"demo-{stack.settings.project}", figures, _targets(quality))
-        chapter(10, "Where to look")
+        quality = first or {}
+        fared: dict[str, float] = {}
+        if rollout and (retrain or first is not None):
+            chapter(10, "A better model goes to users by itself; a bad one goes back")
+            quality, fared = roll_out(stack, data_hash, clock, windows=windows, sample=sample)
+        figures = {**story.figures(), **quality, **fared}
+        figures |= {f"seconds.{name}": s for name, s in clock.seconds.items()}
+        targets = _targets(quality) | (ROLLOUT_TARGETS if fared else {})
+        path, missed = write_results(stack.settings, f"demo-{stack.settings.project}", figures, targets)
+        chapter(11, "Where to look")
         _addresses(stack, base_url)
         print("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in clock.seconds.items()))
         print(f"figures: {path}" + (f"; missed: {', '.join(missed)}" if missed else ""))
@@ -115,6 +131,7 @@ def _targets(quality: Mapping[str, float]) -> dict[str, tuple[str, float]]:
 def _addresses(stack: Stack, base_url: str) -> None:
     print(f"API            {base_url}/docs")
     print(f"metrics        {base_url}/metrics")
+    print(f"rollout        {base_url}/admin/rollout")
     print(f"MLflow         {stack.settings.tracking_uri}")
     print(f"data and logs  {stack.settings.root}, {stack.settings.home / 'logs'}")
     print(

@@ -67,15 +67,16 @@ def prepare_features(settings: Settings, dataset: str, clock: Clock, options: di
 
 def prepare_champion(
     stack: Stack, data_hash: str, clock: Clock, *, windows: int, retrain: bool, sample: bool = False
-) -> dict[str, float]:
-    """Train, register, gate and promote, unless there is a champion already; return the figures of the evaluation."""
+) -> dict[str, float] | None:
+    """Train, register, gate and promote, unless there is a champion already.
+
+    Returns
+    -------
+    dict or None
+        Figures of the evaluation; None where the champion of an earlier run stays.
+    """
     from deployment.promotion import ControlPlane
-    from feature_repo.event_log import read_report
     from larder.commands.models import print_verdict
-    from larder.commands.train import print_result
-    from training.sample import sample_of
-    from training.tracking import register_training
-    from training.train import TrainConfig, train
 
     settings = stack.settings
     chapter(3, "A two-stage model, trained and judged on what came after")
@@ -84,7 +85,28 @@ def prepare_champion(
     plane = ControlPlane(settings)
     if not retrain and _has_champion(settings, plane.store.plan()):
         plane.publish()
-        return {}
+        return None
+    version, figures = train_and_register(settings, data_hash, clock, windows=windows, sample=sample)
+
+    chapter(4, "The gate")
+    with clock.part("gate"), PhaseProgress() as report:
+        promotion = plane.promote(version, why="demo", progress=report)
+    print_verdict(settings, promotion)
+    if promotion.plan is None:
+        raise LarderError("the demo's model did not pass the gate; the verdict above says why")
+    return figures
+
+
+def train_and_register(
+    settings: Settings, data_hash: str, clock: Clock, *, windows: int, sample: bool = False
+) -> tuple[str, dict[str, float]]:
+    """Train a model and register it; return the version's number and the figures of its evaluation."""
+    from feature_repo.event_log import read_report
+    from larder.commands.train import print_result
+    from training.sample import sample_of
+    from training.tracking import register_training
+    from training.train import TrainConfig, train
+
     data = read_report(settings)
     config = TrainConfig(target=data.target, repeats=data.repeats, windows=windows)
     config = sample_of(config) if sample else config
@@ -94,14 +116,7 @@ def prepare_champion(
     with clock.part("register"):
         registered = register_training(settings, result)
     print(f"MLflow has the run with parameters, figures, plots and the bundle: {registered.url(settings)}")
-
-    chapter(4, "The gate")
-    with clock.part("gate"), PhaseProgress() as report:
-        promotion = plane.promote(registered.version, why="demo", progress=report)
-    print_verdict(settings, promotion)
-    if promotion.plan is None:
-        raise LarderError("the demo's model did not pass the gate; the verdict above says why")
-    return result.evaluation.flat()
+    return registered.version, result.evaluation.flat()
 
 
 def _has_champion(settings: Settings, plan: Plan | None) -> bool:

@@ -76,7 +76,7 @@ async def rank(child: ChildScorer, asked: Asked, reads: FeatureReads, timeout_s:
         counts = np.bincount(source, minlength=len(ready.generators)).tolist()
     except (ValueError, IndexError) as error:
         raise CandidateError("error", f"candidates that are none: {error}") from None
-    pairs = await reads.pairs(asked.user.user_id, item_ids, asked.now_us) if asked.known and item_ids else None
+    pairs = await reads.pairs(asked.user, item_ids, asked.now_us) if asked.known and item_ids else None
     pairs_read = pairs is not None or not item_ids or not asked.known
     rows = null_rows(USER_ITEM, len(item_ids)) if pairs is None else pairs
     finished = await child.finish(drafted, rows, left_s, all_candidates=asked.all_candidates)
