@@ -130,9 +130,10 @@ class AllPairs:
         Shape (len(item_ids),).
     """
 
-    __slots__ = ("_place", "_rows")
+    __slots__ = ("_place", "_rows", "item_ids")
 
     def __init__(self, item_ids: Sequence[str], rows: Rows) -> None:
+        self.item_ids = item_ids
         self._place = {item_id: row for row, item_id in enumerate(item_ids)}
         # A missing row at the end: that of all other items.
         none = null_rows(rows.view, 1)
@@ -149,9 +150,26 @@ class AllPairs:
     def of(self, item_ids: Sequence[str]) -> Rows:
         """Return the rows of some items, as reading them would, shape (len(item_ids),)."""
         missing, place = len(self._place), self._place.get
-        which = np.array([place(item_id, missing) for item_id in item_ids], np.intp)
-        all_ = self._rows
-        return Rows(all_.view, all_.ints[which], all_.floats[which], all_.present[which])
+        return self._taken(np.array([place(item_id, missing) for item_id in item_ids], np.intp))
+
+    def at(self, indices: npt.NDArray[np.integer], items: npt.NDArray[np.integer], size: int) -> Rows:
+        """Return the rows of items of a table by their index there: `of` without a text for each, shape (len(items),).
+
+        Parameters
+        ----------
+        indices
+            Index in the table of each of `item_ids`, -1 for those it lacks.
+        size
+            Items of the table.
+        """
+        which = np.full(size, len(self._place), np.intp)
+        there = np.flatnonzero(indices >= 0)
+        which[indices[there]] = there
+        return self._taken(which[items])
+
+    def _taken(self, which: npt.NDArray[np.intp]) -> Rows:
+        rows = self._rows
+        return Rows(rows.view, rows.ints.take(which, 0), rows.floats.take(which, 0), rows.present.take(which))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from feature_repo.errors import UnavailableError
 from feature_repo.online_reader import AsyncOnlineReader
 from feature_repo.rows import NO_RECENT_EVENTS, Rows, UserRows, null_rows
 from feature_repo.views import USER_CATEGORY, USER_STATS
+from serving.cascade.recommender import Draft
 from serving.metrics import Metrics
 from serving.redis_client import RedisGuard
 
@@ -50,6 +51,13 @@ class FeatureReads:
         except UnavailableError:
             self._failures.labels("pair_read").inc()
             return None
+
+    async def drafted(self, draft: Draft) -> Rows | None:
+        """Return what the user did with a draft's candidates; as `pairs`, without naming them where it can."""
+        known, table = draft.user.pairs, draft.table
+        if known is None:
+            return await self.pairs(draft.user, draft.item_ids, draft.now_us)
+        return known.at(table.lookup(known.item_ids), draft.candidates.items, len(table))
 
     def _remember(self, user_id: str) -> None:
         if len(self._many) >= _REMEMBERED:

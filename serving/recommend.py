@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -196,14 +197,14 @@ class RecommendationService:
                 repeats=asked.repeats,
                 diversity=asked.diversity,
             )
-            item_ids = draft.item_ids
+            count = len(draft.candidates)
             drafted = time.perf_counter()
             stage["retrieve"].observe(drafted - read)
-            pairs = await self._reads.pairs(user, item_ids, now_us) if known and item_ids else None
+            pairs = await self._reads.drafted(draft) if known and count else None
             pairs_read = pairs is not None
             if pairs is None:
-                pairs = null_rows(USER_ITEM, len(item_ids))
-                if known and item_ids:
+                pairs = null_rows(USER_ITEM, count)
+                if known and count:
                     level = "item_side"
                     reasons.append("pair_features_unavailable")
             paired = time.perf_counter()
@@ -270,8 +271,8 @@ class RecommendationService:
     def _record(
         self, answer: Recommendations, served: _Served, k: int, now_us: int, latency_ms: float, epoch: int
     ) -> None:
-        for item in served.items:
-            self._metrics.served_items.labels(item.source).inc()
+        for source, count in Counter(item.source for item in served.items).items():
+            self._metrics.served_items.labels(source).inc(count)
         self._impressions.append(
             Impressions(
                 request_id=answer.request_id,

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import serving.feature_reads
 from feature_repo.errors import BadInputError, UnavailableError
 from feature_repo.fold import new_state
 from feature_repo.online_keys import changed_key, row_key
@@ -24,6 +25,9 @@ from feature_repo.views import (
     USER_ITEM,
     USER_STATS,
 )
+from serving.feature_reads import FeatureReads
+from serving.metrics import Metrics
+from serving.redis_client import RedisGuard
 from tests.live_shop import assert_rows_equal
 
 NOW = 1_700_000_000_000_000
@@ -213,3 +217,34 @@ def test_a_project_name_that_could_reach_into_another_one_is_refused(client):
     for name in ("", "shop:fs"):
         with pytest.raises(BadInputError, match="project name"):
             OnlineReader(client, name)
+
+
+async def test_a_user_brings_all_pairs_along(reader, client, settings):
+    """Rows taken from the first read are those a second one brings: missing, past their age, asked for twice."""
+    fill(client, settings.project)
+    asked, table = ["b", "x", "a", "a"], ["x", "a", "q", "b"]
+    async with connect_async(settings) as own:
+        known = (await AsyncOnlineReader(own, settings.project).user("u", NOW, with_pairs=True)).pairs
+        nobody = (await AsyncOnlineReader(own, settings.project).user("nobody", NOW, with_pairs=True)).pairs
+    assert (len(known), len(nobody)) == (2, 0)
+    assert_rows_equal(known.of(asked), reader.pairs("u", asked, NOW))
+    assert_rows_equal(nobody.of(asked), reader.pairs("nobody", asked, NOW))
+    indices = np.array([table.index(item) if item in table else -1 for item in known.item_ids])
+    rows = known.at(indices, np.array([table.index(item) for item in asked]), len(table))
+    assert_rows_equal(rows, reader.pairs("u", asked, NOW))
+    lacking = known.at(np.full(2, -1), np.array([0, 1]), 2)  # the table has none of the user's items
+    assert not lacking.present.any()
+    assert reader.user("u", NOW).pairs is None
+
+
+async def test_who_has_very_many_pairs_is_asked_for_the_candidates(client, settings, monkeypatch):
+    fill(client, settings.project)
+    monkeypatch.setattr(serving.feature_reads, "MANY_PAIRS", 1)
+    async with connect_async(settings) as own:
+        reads = FeatureReads(AsyncOnlineReader(own, settings.project), RedisGuard(1.0), Metrics())
+        first = await reads.user("u", NOW)
+        again = await reads.user("u", NOW)
+        assert first is not None and again is not None
+        assert (first.pairs is None, again.pairs is None) == (False, True)
+        asked = ["b", "x", "a"]
+        assert_rows_equal(await reads.pairs(first, asked, NOW), await reads.pairs(again, asked, NOW))

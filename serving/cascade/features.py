@@ -123,7 +123,6 @@ def feature_matrix(
 
 def _affinity_columns(user: UserRows, table: ItemTable, items: I32) -> dict[str, npt.NDArray[np.float64]]:
     """Columns of the user's affinity to each item's category; NaN where there is none."""
-    # One extra row of NaN at the end stands for all categories the user never touched.
     by_category = np.full(len(table.category_names), -1)
     code = table.category_index
     for row, name in enumerate(user.categories):
@@ -131,5 +130,8 @@ def _affinity_columns(user: UserRows, table: ItemTable, items: I32) -> dict[str,
             by_category[code[name]] = row
     which = by_category[table.category_code[items]]
     known = user.affinities.columns()
-    block = np.array([known[name] for name in _AFFINITY_INPUTS])
-    return dict(zip(_AFFINITY_INPUTS, np.pad(block, ((0, 0), (0, 1)), constant_values=np.nan)[:, which], strict=True))
+    # One extra row of NaN at the end stands for all categories the user never touched.
+    block = np.full((len(_AFFINITY_INPUTS), len(user.affinities) + 1), np.nan)
+    for row, name in enumerate(_AFFINITY_INPUTS):
+        block[row, :-1] = known[name]
+    return dict(zip(_AFFINITY_INPUTS, block.take(which, 1, mode="wrap"), strict=True))
