@@ -16,7 +16,7 @@ STAMP := $(VENV)/.larder-setup
 OPENMP ?= libgomp.so.1
 HAS_OPENMP = $(BIN)/python -c 'import ctypes; ctypes.CDLL("$(OPENMP)")' 2>/dev/null
 
-.PHONY: help setup demo test test-faults lint bench bench-features bench-quality bench-canary bench-serving docs lock clean
+.PHONY: help setup demo test test-faults lint bench bench-features bench-quality bench-canary bench-serving load-test docs lock clean
 
 help: ## Show this list
 	@echo "Larder. Usage: make TARGET [DATASET=name] [ARGS=\"options\"]"
@@ -76,6 +76,9 @@ bench-quality: setup ## Every model x data set x metric with intervals, in one t
 
 bench-serving: setup ## The API under rising load, beside a bare server and Feast's SDK (about 12 min, on a quiet machine)
 	$(BIN)/larder bench serving
+
+load-test: setup ## Locust on the project of DATASET, held to its objectives (ARGS="spike --rate 60 --seconds 90")
+	$(BIN)/larder --project $(DATASET) load-test $(ARGS)
 
 bench-canary: setup ## False rollbacks, and time to true ones, of the rollout's statistics on simulated traffic (5 min)
 	$(BIN)/larder bench canary
