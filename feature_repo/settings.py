@@ -49,6 +49,11 @@ class Settings:
     rollout_auto: bool = _doc(
         True, "Whether a version the gate let through starts its rollout by itself; true or false."
     )
+    max_under_way: int = _doc(
+        32,
+        "Requests an API process works on at once; further lists get 503 with Retry-After, events from half of it on; "
+        "0: no limit.",
+    )
     item_refresh_ms: int = _doc(500, "How often the in-process item table looks for changes.")
     user_events_per_s: int = _doc(
         20, "Events a second the API takes of one user in the long run (per API process); 0: no limit."

@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from feature_repo.online_reader import AsyncOnlineReader
 from feature_repo.settings import Settings
 from serving import problems
+from serving.admission import Admission
 from serving.background import BackgroundWork
 from serving.child_scorer.process import ENTRY, ChildLimits
 from serving.event_intake import EventIntake
@@ -182,12 +183,16 @@ def create_app(
         rollout_routes(lambda: guard.call(lambda: client.get(rollout_status_key(settings.project)))),
         health_routes(state, guard, write_guard, metrics, now_us),
     )
-    _install(app, routers, recommendations, metrics)
+    _install(app, routers, recommendations, metrics, settings.max_under_way)
     return app
 
 
 def _install(
-    app: FastAPI, routers: Iterable[APIRouter], recommendations: RecommendationService, metrics: Metrics
+    app: FastAPI,
+    routers: Iterable[APIRouter],
+    recommendations: RecommendationService,
+    metrics: Metrics,
+    max_under_way: int,
 ) -> None:
     """Add pages, routes and what is around them, the outermost last."""
     install_docs(app)
@@ -195,6 +200,7 @@ def _install(
     for router in routers:
         app.include_router(router)
     app.add_middleware(HotPath, service=recommendations, metrics=metrics)
+    app.add_middleware(Admission, limit=max_under_way, metrics=metrics)
     app.add_middleware(MeasuredApp, metrics=metrics)
 
 

@@ -28,6 +28,7 @@ class Metrics:
         self.request_seconds = self._histogram("request_seconds", "Time to answer", _LATENCY_S, "route")
         stage_seconds = self._histogram("stage_seconds", "Parts of a recommendation request", _STAGE_S, "stage")
         self.stage = {name: stage_seconds.labels(name) for name in STAGES}
+        self.shed = self._counter("shed", "Requests refused because there was too much to do", "kind")
         self.served_items = self._counter("served_items", "Items served by the candidate generator", "source")
         self.candidates = self._counter("candidates", "Candidates by the generator that ranked them highest", "source")
         self.events = self._counter("events", "Events by what became of them", "status")

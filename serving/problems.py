@@ -71,7 +71,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         TOO_LARGE: "Body over 1 MB",
         422: "The request is not right",
         TOO_MANY: "Too much of one user; try again after `Retry-After` seconds",
-        503: "A dependency is away; try again",
+        503: "A dependency is away, or there is too much to do; try again after `Retry-After` seconds",
     }
     return {status: {"model": ProblemAnswer, "description": texts[status]} for status in statuses}
 
