@@ -77,7 +77,13 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Offer itself for requests."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self._run.opened(self)
         self._run.free(self)
+
+    def close(self) -> None:
+        """Close it."""
+        if self._transport is not None:
+            self._transport.close()
 
     def send(self, number: int, data: bytes) -> None:
         """Send one request."""
@@ -118,12 +124,17 @@ class _Run:
         self._waiting: deque[int] = deque()
         self._loop = asyncio.get_running_loop()
         self._open: set[asyncio.Task[object]] = set()
+        self._all: set[_Connection] = set()
         self._left = len(due)
         self._finished = asyncio.Event()
         self._start = 0.0
         self.sent = np.full(len(due), np.nan)
         self.done = np.full(len(due), np.nan)
         self.status = np.zeros(len(due), np.int64)
+
+    def opened(self, connection: _Connection) -> None:
+        """Keep a connection, to close it at the end."""
+        self._all.add(connection)
 
     def free(self, connection: _Connection) -> None:
         """Use an idle connection for the request that waits longest."""
@@ -134,6 +145,7 @@ class _Run:
 
     def lost(self, connection: _Connection) -> None:
         """Replace a connection."""
+        self._all.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
         if not self._finished.is_set():
@@ -183,7 +195,11 @@ class _Run:
                 await self._finished.wait()
         except TimeoutError:
             self._finished.set()
-        return time.perf_counter() - self._start
+        seconds = time.perf_counter() - self._start
+        for connection in tuple(self._all):
+            connection.close()
+        await asyncio.sleep(0)  # the loop closes them on its next turn
+        return seconds
 
 
 def schedule(rate: float, seconds: float, rng: np.random.Generator) -> F64:
