@@ -31,7 +31,10 @@ def demo(
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Train a new version even if there is a champion.")
     ] = False,
-    windows: Annotated[int, typer.Option(min=1, max=20, help="Rolling windows the ranker learns from.")] = 8,
+    windows: Annotated[
+        int | None,
+        typer.Option(min=1, max=20, help="Rolling windows the ranker learns from; 4 on the simulator, else 8."),
+    ] = None,
     events: Annotated[int | None, typer.Option(min=1000, help="How many events the simulator makes.")] = None,
     sample: Annotated[
         bool, typer.Option("--sample", help="Train a small model, as `larder train --sample` does, to try things out.")
@@ -62,6 +65,7 @@ def demo(
 
     settings = settings_of(ctx, dataset)
     rollout = rollout and dataset == "simulator"
+    windows = windows or (4 if dataset == "simulator" else 8)
     clock = Clock()
     options = {"n_events": events} if events and dataset == "simulator" else {}
     with Stack(settings) as stack:

@@ -40,7 +40,7 @@ def load_test(
 
     Examples
     --------
-      larder -p simulator load-test
+      larder load-test
       larder -p simulator load-test spike --rate 60 --seconds 90
       larder -p simulator load-test soak --rate 20 --seconds 1200
     """

@@ -29,7 +29,7 @@ def shoppers(
 
     Examples
     --------
-      larder -p simulator shoppers
+      larder shoppers
       larder -p simulator shoppers --rate 100 --seconds 300
     """
     from larder.services.stack import attach
