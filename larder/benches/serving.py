@@ -84,8 +84,10 @@ def run(settings: Settings) -> tuple[dict[str, float], dict[str, tuple[str, floa
             for name, start in (("bare", RATE), ("sdk", 8.0)):
                 with rival(stack, shop, name) as server:
                     curves[name] = _capacity(figures, f"{name}_", server, users["warm"], start)
-    for name in ("bare", "sdk"):
-        figures[f"capacity_times_{name}"] = figures["capacity_rps"] / max(figures[f"{name}_capacity_rps"], 1e-9)
+    # The SDK's server misses the objective at every rate: it is given all that its one core can do without any.
+    figures["sdk_most_rps"] = 1e3 / min(one.cpu_ms for one in curves["sdk"])
+    figures["capacity_times_sdk"] = figures["capacity_rps"] / figures["sdk_most_rps"]
+    figures["capacity_times_bare"] = figures["capacity_rps"] / max(figures["bare_capacity_rps"], 1e-9)
     figures["worker_memory_mb"] = figures["memory_mb_two_workers"] - figures["memory_mb"]
     figures["generator_fit"] = float(all(generator_is_fit(points) for points in curves.values()))
     plot(curves, settings.results_dir / "serving.png")
