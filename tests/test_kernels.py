@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from feature_repo.rows import Rows
 from feature_repo.views import FOLD_VIEWS, NULL_INT, View
 from serving.candidates.contract import top_k
 from serving.cascade.fusion import DEPTH, Fusion
-from serving.cascade.kernels import fuse, neighbour_sums, ranks_in
+from serving.cascade.kernels import fuse, neighbour_sums, ranks_in, spread
 
 N_ITEMS = 12
 ranked_lists = st.lists(
@@ -69,8 +71,14 @@ def test_neighbours_are_summed(rows: int, depth: int, seed: int) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+@settings(deadline=None)  # the first call compiles
 @given(
-    hnp.arrays(np.float32, st.integers(0, 40), elements=st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1e-30, 7.0])), st.data()
+    hnp.arrays(
+        np.float32,
+        st.integers(0, 40),
+        elements=st.sampled_from([-1.0, -0.0, 0.0, 0.25, 0.5, 1e-30, 1e-42, 7.0, 3e38]) | st.floats(-8, 8, width=32),
+    ),
+    st.data(),
 )
 def test_the_best_come_first_and_ties_go_to_the_smaller_index(scores: np.ndarray, data: st.DataObject) -> None:
     k = data.draw(st.integers(0, 45))
@@ -107,3 +115,21 @@ def test_lists_are_fused_by_any_curves(lists: list[np.ndarray], seed: int) -> No
 def test_the_published_fusion_is_the_default() -> None:
     curves = Fusion.reciprocal(2).curves
     np.testing.assert_allclose(curves[1, [0, 9, DEPTH - 1]] * 61, [1.0, 61 / 70, 61 / (60 + DEPTH)])
+
+
+@settings(deadline=None)
+@given(
+    scores=st.lists(st.floats(-10, 10, width=32), max_size=30),
+    order=st.randoms(use_true_random=False),
+    wide=st.booleans(),
+)
+def test_scores_are_spread_to_where_they_belong(scores: list[float], order: Any, wide: bool) -> None:
+    size = len(scores) + 3
+    places = order.sample(range(size), len(scores))
+    target = np.array([-1 if order.random() < 0.3 else place for place in places], np.int32)
+    expected = np.zeros(size, np.float32)
+    for score, place in zip(scores, target.tolist(), strict=True):
+        if place >= 0:
+            expected[place] = score
+    found = spread(np.array(scores, np.float64 if wide else np.float32), target, size)
+    np.testing.assert_array_equal(found, expected)

@@ -10,12 +10,13 @@ import numpy.typing as npt
 
 from feature_repo.rows import UserRows
 from serving.cascade.items import ItemTable
+from serving.cascade.kernels import top_k
+
+__all__ = ["F32", "I32", "NOT_STORED", "CandidateGenerator", "DenseQuery", "ItemSimilarity", "Query", "top_k"]
 
 I32 = npt.NDArray[np.int32]
 F32 = npt.NDArray[np.float32]
 
-_LARGEST: Final = 2**31 - 1
-_INDEX: Final = 2**32 - 1
 #: Metadata of a generator's field that is built again after loading, and no part of the bundle.
 NOT_STORED: Final = MappingProxyType({"stored": False})
 
@@ -67,26 +68,3 @@ class DenseQuery:
     def scores(self, items: I32) -> F32:
         """Return the scores of some items."""
         return self._scores[items]
-
-
-def top_k(scores: F32, k: int) -> I32:
-    """Return the indices of the `k` largest positive scores, best first, ties to the smaller index.
-
-    Parameters
-    ----------
-    scores
-        Shape (n,), finite.
-    k
-        May exceed n.
-    """
-    if k <= 0:  # a generator that is switched off by its quota
-        return np.empty(0, np.int32)
-    # The bits of positive floats are ordered like the floats. With the index below them every key is another one, so
-    # that ties are settled, and sorting integers is several times faster than sorting by two columns.
-    bits = np.ascontiguousarray(scores, np.float32).view(np.int32)
-    positive = np.flatnonzero(scores > 0)
-    keys = ((_LARGEST - bits[positive].astype(np.int64)) << 32) | positive
-    if len(keys) > k:
-        keys = np.partition(keys, k - 1)[:k]
-    keys.sort()
-    return (keys & _INDEX).astype(np.int32)

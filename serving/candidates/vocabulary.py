@@ -12,6 +12,7 @@ from feature_repo.rows import RecentEvents
 from serving.candidates.contract import F32, I32
 from serving.candidates.history import weight_per_item
 from serving.cascade.items import ItemTable
+from serving.cascade.kernels import spread
 
 
 class Vocabulary:
@@ -60,8 +61,4 @@ class Vocabulary:
 
     def spread(self, scores: npt.NDArray[np.floating], table: ItemTable) -> F32:
         """Move scores from vocabulary order to table order; items outside the vocabulary get 0."""
-        target = self.in_table(table)
-        out = np.zeros(len(table), np.float32)
-        present = target >= 0
-        out[target[present]] = scores[present]
-        return out
+        return spread(scores, self.in_table(table), len(table))

@@ -23,12 +23,74 @@ _STEPS: Final = 2.0**38
 #: Room for the item index below it.
 _INDEX_BITS: Final = 24
 
+#: Bits of a positive float, cut to sign, exponent and four bits more: buckets in the order of the floats.
+_BUCKET_SHIFT: Final = 19
+_BUCKETS: Final = 1 << (31 - _BUCKET_SHIFT)
+_LARGEST: Final = 2**31 - 1
+_INDEX: Final = 2**32 - 1
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _compiled(function: Function) -> Function:
     """Compile with numba (which is untyped, hence the cast)."""
     return cast("Function", njit(cache=True, nogil=True)(function))
+
+
+@_compiled
+def _best_keys(scores: Any, k: int) -> Any:
+    bits = scores.view(np.int32)
+    counts = np.zeros(_BUCKETS, np.int32)
+    for i in range(len(bits)):
+        if bits[i] > 0:
+            counts[bits[i] >> _BUCKET_SHIFT] += 1
+    found, least = 0, _BUCKETS
+    while least > 0 and found < k:
+        least -= 1
+        found += counts[least]
+    keys = np.empty(found, np.int64)
+    at = 0
+    for i in range(len(bits)):
+        if bits[i] > 0 and bits[i] >> _BUCKET_SHIFT >= least:
+            keys[at] = (np.int64(_LARGEST - bits[i]) << 32) | i
+            at += 1
+    return keys
+
+
+def top_k(scores: F32, k: int) -> I32:
+    """Return the indices of the `k` largest positive scores, best first, ties to the smaller index.
+
+    The bits of positive floats are ordered like the floats. So a count by their first bits says where the k best begin,
+    and with the index below them every key is another one: ties are settled, and integers are quickly sorted.
+
+    Parameters
+    ----------
+    scores
+        Shape (n,), finite.
+    k
+        May exceed n.
+    """
+    if k <= 0:  # a generator that is switched off by its quota
+        return np.empty(0, np.int32)
+    keys = _best_keys(np.ascontiguousarray(scores, np.float32), k)
+    if len(keys) > k:
+        keys = np.partition(keys, k - 1)[:k]
+    keys.sort()
+    return cast("I32", (keys & _INDEX).astype(np.int32))
+
+
+@_compiled
+def _spread(scores: Any, target: Any, size: int) -> Any:
+    out = np.zeros(size, np.float32)
+    for i in range(len(target)):
+        if target[i] >= 0:
+            out[target[i]] = scores[i]
+    return out
+
+
+def spread(scores: npt.NDArray[np.floating], target: I32, size: int) -> F32:
+    """Put scores where `target` says, shape (size,); those of -1 nowhere, and 0 where none goes."""
+    return cast("F32", _spread(scores, target, size))
 
 
 # Arguments of the compiled functions are typed Any: numba infers the types, and ignores annotations.
