@@ -78,12 +78,17 @@ class Spike(Steady):
 PEOPLE: dict[str, type[Shopper]] = {
     "steady": Steady, "soak": Steady, "rollout": Steady, "cold": Cold, "storm": Storm, "events": Events, "spike": Spike,
 }  # fmt: skip
-_CHOSEN = PEOPLE[os.environ.get(SCENARIO, "steady")]
-# Locust takes every class it finds in the file: only the chosen one may be concrete.
-for _one in set(PEOPLE.values()):
-    _one.abstract = _one is not _CHOSEN
 
-if _CHOSEN is Spike:
+
+def _choose(name: str) -> None:
+    """Leave one class concrete: Locust runs every concrete class that a name of this file leads to."""
+    for people in set(PEOPLE.values()):
+        people.abstract = people is not PEOPLE[name]
+
+
+_choose(os.environ.get(SCENARIO, "steady"))
+
+if os.environ.get(SCENARIO) == "spike":
 
     class Shape(LoadTestShape):  # type: ignore[misc] # Locust is not typed
         """How many people there are at a time."""

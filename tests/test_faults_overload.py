@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +22,7 @@ from feature_repo.materialize import materialize
 from feature_repo.views import DAY_US
 from larder.benches.open_loop import LoadResult, open_loop, post, schedule
 from larder.services.ports import HOST
+from load_tests.slo import SUMMARY, USERS_FILE
 from tests.fault_processes import Shop, api_service, fault_settings
 from tests.live_shop import a_view, import_history
 from tests.running_api import plan_for, publish
@@ -83,3 +87,21 @@ def test_ten_times_too_much(port: int) -> None:
     # It recovers: nobody is refused once the backlog is gone, within a second here.
     after = calm.status[len(calm.status) // 6 :]
     assert (after == 200).all()
+
+
+@pytest.mark.parametrize(("scenario", "p95_ms", "code"), [("steady", 5_000, 0), ("cold", 5_000, 0), ("storm", 0, 1)])
+def test_a_load_test_gives_a_verdict(port: int, tmp_path: Path, scenario: str, p95_ms: int, code: int) -> None:
+    """Locust as a process of its own, judged: 0 where the objectives hold, 1 where they cannot."""
+    (tmp_path / "users").write_text("\n".join(f"user{n}" for n in range(50)))
+    command = [
+        sys.executable, "-m", "load_tests.slo", scenario, "--host", f"http://{HOST}:{port}", "--rate", "20",
+        "--seconds", "6", "--out", str(tmp_path), "--p95-ms", str(p95_ms), "--p99-ms", "9000", "--rate-share", "0.5",
+        "--degraded-share", "1",
+    ]  # fmt: skip
+    environment = os.environ | {USERS_FILE: str(tmp_path / "users")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    summary = json.loads((tmp_path / SUMMARY).read_text())
+    assert summary["missed"] == ([] if code == 0 else ["p95_ms"])
+    assert summary["figures"]["visits"] > 50
+    assert (tmp_path / "report.html").stat().st_size > 1_000
