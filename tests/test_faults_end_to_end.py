@@ -22,6 +22,7 @@ from deployment.register_model import register_model
 from deployment.registry import Registry
 from deployment.rollout.profile_file import profile_path
 from deployment.store.control_store import ControlStore
+from deployment.thresholds import override_path
 from deployment.verdict_entries import record_verdict
 from feature_repo.services import feature_list
 from feature_repo.settings import Settings
@@ -64,6 +65,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with Stack(settings) as stack:
         data_hash = prepare_features(stack.settings, "simulator", clock, {"n_events": EVENTS})
         profile_path(stack.settings).write_text(PROFILES, "utf-8")
+        # A quarter of so few users says little: its floor would be a matter of luck.
+        override_path(stack.settings).write_text("slice_drop = 0.2\n", "utf-8")
         prepare_champion(stack, data_hash, clock, windows=1, retrain=False, sample=True)
         stack.start(project_service(stack.settings, "ingest", ["ingest", "run"], ready=lambda _port: True))
         stack.start(api(stack.settings))

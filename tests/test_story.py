@@ -46,8 +46,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def told(home: Path, ports: tuple[int, int, int]) -> subprocess.CompletedProcess[str]:
-    """Every generator of the default line-up, on few users and with few trees (training/sample.py)."""
-    return larder(home, "demo", "--events", "80000", "--sample", ports=ports)
+    """Every generator of the default line-up, on few users and with few trees (training/sample.py).
+
+    Rollouts are told end to end in test_faults_end_to_end.py.
+    """
+    return larder(home, "demo", "--events", "80000", "--sample", "--no-rollout", ports=ports)
 
 
 def test_the_demo_tells_the_whole_story(told: subprocess.CompletedProcess[str], home: Path) -> None:

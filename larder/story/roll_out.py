@@ -9,13 +9,11 @@ from typing import Final
 from deployment.gate_worker import GateWorker
 from deployment.store.control_store import ControlStore
 from deployment.verdict_entries import record_verdict
-from feature_repo.errors import LarderError
 from feature_repo.settings import Settings
 from larder.services.stack import Stack
 from larder.story.prepare import Clock, train_and_register
 from larder.story.rollout_teller import RATE, Ended, RolloutTeller, open_gate, shoppers, start_controller
 from larder.story.weighted import register_weighted
-from serving.rollout_status import RolloutStatus
 from serving.signature import signing_key
 
 #: Windows the better model of a small demonstration learns from.
@@ -51,9 +49,7 @@ def roll_out(
     teller = RolloutTeller(settings)
     with clock.part("rollouts"), shoppers(stack) as met:
         better = teller.follow(version)
-        if better.state != "champion":
-            raise LarderError(f"the model that was to be better is not the champion: {better.why.strip()}")
-        _tell_arms(teller.status())
+        _tell_end(teller, better)
         print("\nThe champion's ranker with its sign turned is registered. The gate:\n", flush=True)
         bad = register_weighted(settings, settings.bundles_dir / teller.champion, -1.0)
         stopped = teller.follow(bad)
@@ -61,7 +57,7 @@ def roll_out(
         with open_gate(settings):
             _judge_again(settings, bad)
         back = teller.follow(bad)
-        _tell_arms(teller.status())
+        _tell_end(teller, back)
     print(
         f"\n{met.get('visits', 0):.0f} visits at {met.get('rps', 0):.0f} a second meanwhile: "
         f"{met.get('server_errors', 0):.0f} met a server error, {met.get('failed', 0):.0f} got no good answer; "
@@ -78,7 +74,12 @@ def _judge_again(settings: Settings, version: str) -> None:
     record_verdict(store, verdict, "demo", datetime.now(UTC))
 
 
-def _tell_arms(status: RolloutStatus) -> None:
+def _tell_end(teller: RolloutTeller, ended: Ended) -> None:
+    """Print the arms of a rollout that was, and how it ended; a verdict that stopped it has been told."""
+    if not ended.rollout_seconds:
+        print(f"\n    There was no rollout: {ended.state}.")
+        return
+    status = teller.status()
     print()
     for arm in status.arms:
         ctr = f"{arm.ctr:.3f} clicks a user" if arm.ctr is not None else ""
