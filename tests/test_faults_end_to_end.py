@@ -40,8 +40,15 @@ from training.tracking import log_evaluation
 pytestmark = pytest.mark.faults
 EVENTS = 60_000
 RATE = 40.0
-#: The demonstration's profile with larger first steps: it concludes sooner at this rate.
+#: The demonstration's profile with a larger first step, which concludes sooner at this rate, and narrower margins: what
+#: misbehaves only after a while must not be through by then.
 PROFILES = """\
+[demo.margins]
+error = 0.06
+fallback = 0.08
+slow = 0.15
+non_finite = 0.06
+empty = 0.06
 [[demo.steps]]
 weight = 3000
 requests = 60

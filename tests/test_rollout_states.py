@@ -198,7 +198,7 @@ def test_a_projects_own_profile_changes_values_of_a_shipped_one(tmp_path):
     profile_path(settings).write_text("[demo]\nmax_hold_minutes = 9\n[demo.margins]\nslow = 0.5\n")
     profile = load_profile(settings, "demo")
     assert (profile.max_hold_minutes, profile.margins["slow"]) == (9.0, 0.5)
-    assert profile.margins["error"] == 0.06
+    assert profile.margins["error"] == 0.1
     profile_path(settings).write_text("[demo]\nmargin = 1\n")
     with pytest.raises(BadInputError, match="margin"):
         load_profile(settings, "demo")
