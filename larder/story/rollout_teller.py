@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,7 @@ from deployment.thresholds import override_path
 from feature_repo.errors import LarderError
 from feature_repo.settings import Settings
 from larder.rollout_commands import RolloutCommands
+from larder.services.ports import next_free_port
 from larder.services.process import RunningService
 from larder.services.stack import Stack, project_service
 from serving.rollout_status import RolloutStatus
@@ -135,8 +136,8 @@ class RolloutTeller:
 
 
 def start_controller(stack: Stack, profile: str = PROFILE) -> RunningService:
-    """Start the controller with its gate; wait until its API answers."""
-    settings = stack.settings
+    """Start the controller with its gate, on the next free port; wait until its API answers."""
+    settings = replace(stack.settings, admin_port=next_free_port(stack.settings.admin_port))
 
     def ready(_port: int) -> bool:
         try:
