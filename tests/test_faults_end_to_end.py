@@ -72,8 +72,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with Stack(settings) as stack:
         data_hash = prepare_features(stack.settings, "simulator", clock, {"n_events": EVENTS})
         profile_path(stack.settings).write_text(PROFILES, "utf-8")
-        # A quarter of so few users says little: its floor would be a matter of luck.
-        override_path(stack.settings).write_text("slice_drop = 0.2\n", "utf-8")
+        # So few users say little: these floors would be a matter of luck.
+        floors = "slice_drop = 0.2\nbaseline_gain = -0.05\naverage_precision = -0.05\nndcg_margin_share = 0.2\n"
+        override_path(stack.settings).write_text(floors, "utf-8")
         prepare_champion(stack, data_hash, clock, windows=1, retrain=False, sample=True)
         stack.start(project_service(stack.settings, "ingest", ["ingest", "run"], ready=lambda _port: True))
         stack.start(api(stack.settings))
