@@ -97,7 +97,7 @@ def run(scenario: str, host: str, rate: float, seconds: float, out: Path, demand
     command = [
         sys.executable, "-m", "locust", "-f", str(Path(__file__).with_name("scenarios.py")), "--headless",
         "--host", host, "--html", str(out / "report.html"), "--json-file", str(out / "locust"), "--only-summary",
-        "--stop-timeout", "5", "--exit-code-on-error", "0", "--reset-stats",
+        "--stop-timeout", "5", "--exit-code-on-error", "0",
     ]  # fmt: skip
     if scenario != "spike":
         command += ["-u", str(people), "-r", str(people), "-t", f"{seconds:g}s"]
