@@ -16,7 +16,7 @@ from feature_repo.views import DAY_US, FOLD_VIEWS, HOUR_US
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 Columns = Mapping[str, F64]
-Feature = Callable[[Columns, F64], F64]
+Feature = Callable[["_Ages", F64], F64]
 
 #: Price of the catalogue, beside the state columns of the fold's views.
 CATALOG_INPUTS = ("item_price", "item_created_at")
@@ -48,13 +48,9 @@ class _Ages(Mapping[str, F64]):
         return found
 
 
-def _age(c: Columns, time: str, now: F64) -> F64:
-    return c.age(time) if isinstance(c, _Ages) else np.maximum(now - c[time], 0.0)
-
-
 def _decayed(name: str) -> Feature:
     half_life, time = _HALF_LIVES[name]
-    return lambda c, now: c[name] * np.exp2(_age(c, time, now) / -half_life)
+    return lambda c, now: c[name] * np.exp2(c.age(time) / -half_life)
 
 
 def _raw(name: str) -> Feature:
@@ -62,7 +58,7 @@ def _raw(name: str) -> Feature:
 
 
 def _since(name: str, unit_us: int) -> Feature:
-    return lambda c, now: _age(c, name, now) / unit_us
+    return lambda c, now: c.age(name) / unit_us
 
 
 def _ratio(numerator: F64, denominator: F64) -> F64:
@@ -84,7 +80,7 @@ def _mean_price(c: Columns) -> F64:
     return _ratio(c["user_price_sum"], c["user_purchases"])
 
 
-def _pair_due(c: Columns, now: F64) -> F64:
+def _pair_due(c: _Ages, now: F64) -> F64:
     gap = _mean_gap_days(c["pair_first_order_time"], c["pair_order_time"], c["pair_orders"])
     return _ratio((now - c["pair_order_time"]) / DAY_US, gap)
 
@@ -94,7 +90,7 @@ def _price(c: Columns) -> F64:
     return np.where(np.isnan(c["item_price_paid"]), c["item_price"], c["item_price_paid"])
 
 
-def _trend(c: Columns, now: F64) -> F64:
+def _trend(c: _Ages, now: F64) -> F64:
     """Purchases of the last week against the last quarter, both decayed to now and smoothed."""
     week, quarter = _decayed("item_purchases_7d")(c, now), _decayed("item_purchases_90d")(c, now)
     return (week + 0.5) / (quarter * (7.0 / 90.0) + 0.5)
@@ -213,8 +209,9 @@ class _Recorder(dict[str, F64]):
 def inputs_of(names: tuple[str, ...] | None = None) -> tuple[str, ...]:
     """State columns that the named features (all if None) are computed from, found by running them once."""
     columns = _Recorder()
+    asked = _Ages(columns, np.zeros(1))
     for name in names if names is not None else tuple(_FEATURES):
-        _FEATURES[name][1](columns, np.zeros(1))
+        _FEATURES[name][1](asked, np.zeros(1))
     return tuple(columns)
 
 

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serving.http import Route
 from serving.metrics import Metrics
 from serving.problems import RETRY_AFTER_S
 
@@ -40,14 +41,7 @@ _START: Final = {
 }
 
 
-class _Route:
-    """What the framework would put into the scope of a request it had routed; metrics ask for it."""
-
-    def __init__(self, path_format: str) -> None:
-        self.path_format = path_format
-
-
-_ROUTES: Final = {path: _Route(path) for path in _KINDS}
+_ROUTES: Final = {path: Route(path) for path in _KINDS}
 
 
 class Admission:

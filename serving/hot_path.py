@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from feature_repo.errors import LarderError
 from feature_repo.events import Repeats
 from serving.cascade.rerank import DiversityKind
-from serving.http import LEVEL
+from serving.http import LEVEL, Route
 from serving.metrics import Metrics
 from serving.problems import larder_problem
 from serving.recommend import RecommendationService, Wish
@@ -41,13 +41,7 @@ class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     explain: bool = False
 
 
-class _Route:
-    """What the framework puts into the scope of a request it has routed; metrics ask for it."""
-
-    path_format = PATH
-
-
-_ROUTE: Final = _Route()
+_ROUTE: Final = Route(PATH)
 _DECODE = msgspec.json.Decoder(_Body).decode
 _ENCODE = msgspec.json.Encoder().encode
 

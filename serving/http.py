@@ -25,6 +25,13 @@ _ENCODE = msgspec.json.Encoder().encode
 _DRAINED_BYTES = 10 * MAX_BODY_BYTES
 
 
+class Route:
+    """What the framework puts into the scope of a request it has routed; for those answered before, as metrics ask."""
+
+    def __init__(self, path_format: str) -> None:
+        self.path_format = path_format
+
+
 class _StrictRequest(Request):
     """Reads JSON as RFC 8259 has it: no NaN, no 1e999, no lone surrogates, no bottomless nesting."""
 

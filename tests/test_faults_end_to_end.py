@@ -8,31 +8,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
-from deployment.gate_worker import GateWorker
 from deployment.promotion import ControlPlane
 from deployment.register_model import register_model
 from deployment.registry import Registry
 from deployment.rollout.profile_file import profile_path
-from deployment.store.control_store import ControlStore
 from deployment.thresholds import override_path
-from deployment.verdict_entries import record_verdict
 from feature_repo.services import feature_list
 from feature_repo.settings import Settings
 from larder.services.ports import any_free_port
 from larder.services.process import Service
 from larder.services.stack import Stack, project_service, settings_env
 from larder.story.prepare import Clock, prepare_champion, prepare_features, train_and_register
-from larder.story.rollout_teller import Ended, RolloutTeller, open_gate, shoppers, start_controller
+from larder.story.rollout_teller import Ended, RolloutTeller, judge_again, open_gate, shoppers, start_controller
 from larder.story.weighted import register_weighted
-from serving.signature import signing_key
 from tests.misbehaving_candidate import FILE
 from training.tracking import log_evaluation
 
@@ -114,10 +108,8 @@ def rolled_out(stack: Stack, weight: float, *, gate_is_open: bool = False) -> tu
         version = register_weighted(settings, settings.bundles_dir / teller.champion, weight)
         if gate_is_open:
             assert teller.follow(version).state == "rejected"
-            with open_gate(settings), closing(GateWorker(settings)) as worker:
-                verdict = worker.judge(worker.version(version))
-            store = ControlStore(settings, signing_key(settings))
-            record_verdict(store, verdict, "test", datetime.now(UTC))
+            with open_gate(settings):
+                judge_again(settings, version, "test")
         ended = teller.follow(version, longest_s=300.0)
     nobody_noticed(met)
     return ended, said

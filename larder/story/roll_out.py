@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-from datetime import UTC, datetime
 from typing import Final
 
-from deployment.gate_worker import GateWorker
-from deployment.store.control_store import ControlStore
-from deployment.verdict_entries import record_verdict
-from feature_repo.settings import Settings
 from larder.services.stack import Stack
 from larder.story.prepare import Clock, train_and_register
-from larder.story.rollout_teller import RATE, Ended, RolloutTeller, open_gate, shoppers, start_controller
+from larder.story.rollout_teller import RATE, Ended, RolloutTeller, judge_again, open_gate, shoppers, start_controller
 from larder.story.weighted import register_weighted
-from serving.signature import signing_key
 
 #: Windows the better model of a small demonstration learns from.
 SAMPLE_WINDOWS: Final = 2
@@ -55,7 +48,7 @@ def roll_out(
         stopped = teller.follow(bad)
         print("\nFor once the gate lets it through (docs/gate.md, thresholds.toml). The canary:\n", flush=True)
         with open_gate(settings):
-            _judge_again(settings, bad)
+            judge_again(settings, bad, "demo")
         back = teller.follow(bad)
         _tell_end(teller, back)
     print(
@@ -63,15 +56,10 @@ def roll_out(
         f"{met.get('server_errors', 0):.0f} met a server error, {met.get('failed', 0):.0f} got no good answer; "
         f"p50 {met.get('p50_ms', 0):.1f} ms, p95 {met.get('p95_ms', 0):.1f} ms."
     )
-    print(f"Registration to champion {better.seconds:.0f} s, to the rollback {back.seconds:.0f} s.")
+    print(
+        f"Registration to champion: {better.seconds:.0f} s; past the open gate to the rollback: {back.seconds:.0f} s."
+    )
     return quality, _figures(better, stopped, back, met)
-
-
-def _judge_again(settings: Settings, version: str) -> None:
-    with closing(GateWorker(settings)) as worker:
-        verdict = worker.judge(worker.version(version))
-    store = ControlStore(settings, signing_key(settings))
-    record_verdict(store, verdict, "demo", datetime.now(UTC))
 
 
 def _tell_end(teller: RolloutTeller, ended: Ended) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Final
 
 import httpx
 
+from deployment.gate_worker import GateWorker
 from deployment.store.control_store import ControlStore
 from deployment.store.records import LedgerEntry
 from deployment.thresholds import override_path
+from deployment.verdict import Verdict
+from deployment.verdict_entries import record_verdict
 from feature_repo.errors import LarderError
 from feature_repo.settings import Settings
 from larder.rollout_commands import RolloutCommands
@@ -56,7 +59,7 @@ class Ended:
     Attributes
     ----------
     seconds
-        From its registration to the end.
+        From when it was followed (its registration, or another verdict) to the end.
     rollout_seconds
         From the start of its rollout; 0 if there was none.
     """
@@ -85,8 +88,8 @@ class RolloutTeller:
         newest = self._store.ledger(1)
         self._told = newest[0].entry if newest else 0
 
-    def follow(self, version: str, until: frozenset[str] = _ENDS, longest_s: float = _LONGEST_S) -> Ended:
-        """Tell every entry about a version until one of its kinds ends it, or a verdict stops it.
+    def follow(self, version: str, longest_s: float = _LONGEST_S) -> Ended:
+        """Tell every entry of the ledger until one ends the version's rollout, or a verdict stops it.
 
         Raises
         ------
@@ -102,9 +105,9 @@ class RolloutTeller:
                 now = time.monotonic()
                 if entry.action == "rollout_start":
                     started = now
-                if entry.action == "verdict" and not _passed(entry):
+                if entry.action == "verdict" and not Verdict.from_dict(entry.body["verdict"]).passed:
                     return Ended("rejected", _line(entry), now - began, 0.0)
-                if entry.action in until:
+                if entry.action in _ENDS:
                     state = "champion" if entry.action == "promote" else self._commands.status().state
                     return Ended(state, entry.why, now - began, now - started if started else 0.0)
             time.sleep(0.3)
@@ -154,7 +157,7 @@ def start_controller(stack: Stack, profile: str = PROFILE) -> RunningService:
 def shoppers(stack: Stack, rate: float = RATE, seconds: float = 3600.0) -> Iterator[dict[str, float]]:
     """Let people use the shop while the block runs; the yielded figures are filled in when it ends."""
     settings, met = stack.settings, dict[str, float]()
-    file = Path(settings.root) / "shoppers.json"
+    file = settings.root / "shoppers.json"
     file.unlink(missing_ok=True)
     arguments = ["shoppers", "--rate", f"{rate:g}", "--seconds", f"{seconds:g}", "--figures", str(file)]
     people = stack.start(project_service(settings, "shoppers", arguments, ready=lambda _port: True))
@@ -180,9 +183,11 @@ def open_gate(settings: Settings) -> Iterator[None]:
             path.write_bytes(kept)
 
 
-def _passed(entry: LedgerEntry) -> bool:
-    checks = entry.body.get("verdict", {}).get("checks", [])
-    return bool(checks) and all(one["result"] == "pass" for one in checks)
+def judge_again(settings: Settings, version: str, who: str) -> None:
+    """Judge a version once more, now, and write the verdict into the ledger."""
+    with closing(GateWorker(settings)) as worker:
+        verdict = worker.judge(worker.version(version))
+    record_verdict(ControlStore(settings, signing_key(settings)), verdict, who, datetime.now(UTC))
 
 
 def _line(entry: LedgerEntry) -> str:
