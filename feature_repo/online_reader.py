@@ -30,6 +30,7 @@ from feature_repo.read_request import (
     Stored,
     layout_of_request,
 )
+from feature_repo.redis_pipe import RedisPipe
 from feature_repo.rows import NO_RECENT_EVENTS, AllPairs, Rows, UserRows, null_rows, within_max_age
 from feature_repo.views import ITEM_STATS, USER_CATEGORY, USER_ITEM, USER_STATS
 
@@ -213,12 +214,12 @@ class AsyncOnlineReader:
     Parameters
     ----------
     client
-        `redis.asyncio` client with `decode_responses=False`.
+        `redis.asyncio` client with `decode_responses=False`, or the connection that all requests share.
     project
         Name of the project.
     """
 
-    def __init__(self, client: redis.asyncio.Redis, project: str) -> None:
+    def __init__(self, client: redis.asyncio.Redis | RedisPipe, project: str) -> None:
         self._client = client
         self._queries = _Queries(project)
 
@@ -280,8 +281,11 @@ class AsyncOnlineReader:
         return self._queries.decode_watermark(await self._run(self._queries.watermark()))
 
     async def _run(self, commands: list[Command]) -> list[Any]:
+        client = self._client
         try:
-            return await ask_async(self._client, commands, raise_on_error=False)
+            if isinstance(client, RedisPipe):
+                return await client.ask(commands)
+            return await ask_async(client, commands, raise_on_error=False)
         except (RedisError, OSError) as error:
             _unavailable(error)
 

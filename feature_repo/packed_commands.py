@@ -43,7 +43,7 @@ def ask(client: redis.Redis, commands: Sequence[Command], *, raise_on_error: boo
     connection = pool.get_connection()
     answers: list[Any] = []
     try:
-        connection.send_packed_command([_packed(commands)])
+        connection.send_packed_command([packed(commands)])
         for _ in commands:
             try:
                 answers.append(connection.read_response())
@@ -69,7 +69,7 @@ async def ask_async(
     connection = await pool.get_connection()
     answers: list[Any] = []
     try:
-        await connection.send_packed_command(_packed(commands))
+        await connection.send_packed_command(packed(commands))
         for _ in commands:
             try:
                 answers.append(await connection.read_response())
@@ -87,7 +87,8 @@ def _checked(answers: list[Any]) -> list[Any]:
     return answers
 
 
-def _packed(commands: Sequence[Command]) -> bytes:
+def packed(commands: Sequence[Command]) -> bytes:
+    """Return commands in the protocol of Redis."""
     return b"".join(
         [
             _packed_fields(*command) if command[0] == "HMGET" and len(command) > _FEW else pack_command(command)

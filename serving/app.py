@@ -38,7 +38,7 @@ from serving.item_table_source import ItemTableSource
 from serving.metrics import Metrics
 from serving.observed import observe
 from serving.recommend import RecommendationService
-from serving.redis_client import BACKGROUND_TIMEOUT_S, RedisGuard, connect
+from serving.redis_client import BACKGROUND_TIMEOUT_S, RedisGuard, connect, open_pipe
 from serving.release_loader import ReleaseLoader
 from serving.rollout_status import rollout_status_key
 from serving.routes_admin import admin_routes
@@ -110,6 +110,7 @@ def create_app(
     """
     _one_request_at_a_time()
     client = redis if redis is not None else connect(settings)
+    pipe = open_pipe(settings)
     metrics = Metrics()
     # One breaker for reads, one for writes: a Redis that is full, read-only or slow to write can still be read.
     guard, write_guard = (RedisGuard(settings.redis_timeout_ms / 1000) for _ in range(2))
@@ -119,7 +120,9 @@ def create_app(
     impressions = ImpressionLog(
         settings.impressions_dir, metrics.impressions_dropped.inc, keep_days=settings.impression_days
     )
-    reads, explainer = FeatureReads(reader, guard, metrics), Explainer()
+    # Of a connection of its own: a request must not wait behind the item table's thousand rows.
+    asking = AsyncOnlineReader(pipe if redis is None else redis, settings.project)
+    reads, explainer = FeatureReads(asking, guard, metrics), Explainer()
     shadow = Shadow(settings, state, reads, metrics)
     recommendations = RecommendationService(
         state,
@@ -169,6 +172,7 @@ def create_app(
             await loader.stop()
             await asyncio.to_thread(impressions.stop)
             await asyncio.to_thread(explainer.stop)
+            await pipe.aclose()
             if redis is None:
                 await client.aclose()
 

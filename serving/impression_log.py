@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import queue
 import re
 import shutil
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -61,7 +61,10 @@ class RecordLog(Generic[T]):
     ) -> None:
         self._directory = directory
         self._on_drop = on_drop
-        self._queue: queue.Queue[T | None] = queue.Queue(length)
+        self._length = length
+        # No queue.Queue: waking the thread for each record takes the interpreter from the event loop twice a request.
+        self._waiting: deque[T] = deque()
+        self._ending = threading.Event()
         self._keep_days = keep_days
         self._name = f"{time.time_ns() // 1_000_000}-{os.getpid()}.jsonl"
         self._file: IO[bytes] | None = None
@@ -71,29 +74,27 @@ class RecordLog(Generic[T]):
     @property
     def waiting(self) -> int:
         """Records not yet taken up by the thread."""
-        return self._queue.qsize()
+        return len(self._waiting)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
     def append(self, record: T) -> None:
-        """Queue a record; drop it if the queue is full. Never waits."""
-        try:
-            self._queue.put_nowait(record)
-        except queue.Full:
+        """Queue a record; drop it if the queue is full. Never waits, and wakes nobody: the thread looks by itself."""
+        if len(self._waiting) < self._length:
+            self._waiting.append(record)
+        else:
             self._on_drop(1)
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Write what is queued and end the thread; what cannot be written in time counts as dropped."""
         if not self._thread.is_alive():
             return
-        deadline = time.monotonic() + timeout_s
-        with contextlib.suppress(queue.Full):
-            self._queue.put(None, timeout=timeout_s)
-        self._thread.join(max(deadline - time.monotonic(), 0.1))
+        self._ending.set()
+        self._thread.join(timeout_s)
         if self._thread.is_alive():
-            self._on_drop(self._queue.qsize())
+            self._on_drop(len(self._waiting))
 
     def encoded(self, record: T) -> Any:
         """Return what is written down of a record; called in the log's thread."""
@@ -101,22 +102,11 @@ class RecordLog(Generic[T]):
 
     def _run(self) -> None:
         encoder = msgspec.json.Encoder()
-        waiting: list[T] = []
-        stopping = False
-        while not stopping:
-            deadline = time.monotonic() + _FLUSH_S
-            while not stopping and len(waiting) < QUEUE_LENGTH and (left := deadline - time.monotonic()) > 0:
-                try:
-                    record = self._queue.get(timeout=left)
-                except queue.Empty:
-                    break
-                if record is None:
-                    stopping = True
-                else:
-                    waiting.append(record)
-            if waiting:
-                self._write(waiting, encoder)
-                waiting = []
+        ending = False
+        while not ending:
+            ending = self._ending.wait(_FLUSH_S)
+            if taken := [self._waiting.popleft() for _ in range(len(self._waiting))]:
+                self._write(taken, encoder)
         if self._file is not None:
             self._file.close()
 

@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from feature_repo.errors import UnavailableError
+from feature_repo.redis_pipe import RedisPipe
 from feature_repo.settings import Settings
 
 T = TypeVar("T")
@@ -36,6 +37,12 @@ def connect(settings: Settings) -> Redis:
             driver_info=None,  # telling the library's name would cost two more round trips per connection
         )
     )
+
+
+def open_pipe(settings: Settings) -> RedisPipe:
+    """Return the connection of the requests' reads; opened by the first."""
+    timeout_s = settings.redis_timeout_ms / 1000
+    return RedisPipe(settings.redis_host, settings.redis_port, connect_timeout_s=timeout_s)
 
 
 class RedisGuard:

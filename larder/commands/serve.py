@@ -49,7 +49,7 @@ def serve(
         "host": settings.api_host,
         "port": settings.api_port,
         "loop": "uvloop",
-        "http": "httptools",
+        "http": "serving.protocol:LarderProtocol",  # httptools, answers in one piece
         "access_log": False,  # /metrics counts; a line per request costs more than the request's own Python
         "timeout_graceful_shutdown": _GRACE_S,
         "server_header": False,
