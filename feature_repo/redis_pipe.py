@@ -1,4 +1,4 @@
-"""One connection to Redis that all requests of an event loop share: commands leave at once, answers come in their order.
+"""One connection to Redis that all requests of an event loop share: commands leave at once, answers come in order.
 
 redis-py's asynchronous client lends a connection to each request and reads every answer through two coroutines, which
 takes more processor than Redis and decoding together. Here a request is one write and one future.
@@ -38,9 +38,7 @@ class _Connection(asyncio.Protocol):
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[_Asked] = deque()
-        self._reader = hiredis.Reader(
-            protocolError=InvalidResponse, replyError=ResponseError, notEnoughData=_NOTHING
-        )
+        self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=ResponseError, notEnoughData=_NOTHING)
 
     @property
     def open(self) -> bool:

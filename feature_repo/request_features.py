@@ -7,6 +7,8 @@ inputs are float64 columns with NaN for null (rows.Rows.column); a feature that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,7 @@ from feature_repo.views import DAY_US, FOLD_VIEWS, HOUR_US
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 Columns = Mapping[str, F64]
-Feature = Callable[["_Ages", F64], F64]
+Feature = Callable[["Ages", F64], F64]
 
 #: Price of the catalogue, beside the state columns of the fold's views.
 CATALOG_INPUTS = ("item_price", "item_created_at")
@@ -24,7 +26,7 @@ CATALOG_INPUTS = ("item_price", "item_created_at")
 _HALF_LIVES = {c.name: (float(c.half_life_us), v.time_column) for v in FOLD_VIEWS for c in v.columns if c.half_life_us}
 
 
-class _Ages(Mapping[str, F64]):
+class Ages(Mapping[str, F64]):
     """State columns that keep what time has passed since each of their moments: many features ask for the same."""
 
     def __init__(self, columns: Columns, now: F64) -> None:
@@ -48,17 +50,45 @@ class _Ages(Mapping[str, F64]):
         return found
 
 
-def _decayed(name: str) -> Feature:
+@dataclass(frozen=True, slots=True)
+class Decayed:
+    """A decayed counter as of now."""
+
+    name: str
+    time: str
+    half_life_us: float
+
+    def __call__(self, c: Ages, now: F64) -> F64:
+        """Let the counter decay from its row's time on."""
+        return c[self.name] * np.exp2(c.age(self.time) / -self.half_life_us)
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A state column as it is."""
+
+    name: str
+
+    def __call__(self, c: Ages, now: F64) -> F64:
+        """Return the column."""
+        return c[self.name]
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """Time passed since a moment."""
+
+    time: str
+    unit_us: int
+
+    def __call__(self, c: Ages, now: F64) -> F64:
+        """Return the units of time passed."""
+        return c.age(self.time) / self.unit_us
+
+
+def _decayed(name: str) -> Decayed:
     half_life, time = _HALF_LIVES[name]
-    return lambda c, now: c[name] * np.exp2(c.age(time) / -half_life)
-
-
-def _raw(name: str) -> Feature:
-    return lambda c, now: c[name]
-
-
-def _since(name: str, unit_us: int) -> Feature:
-    return lambda c, now: c.age(name) / unit_us
+    return Decayed(name, time, half_life)
 
 
 def _ratio(numerator: F64, denominator: F64) -> F64:
@@ -80,7 +110,7 @@ def _mean_price(c: Columns) -> F64:
     return _ratio(c["user_price_sum"], c["user_purchases"])
 
 
-def _pair_due(c: _Ages, now: F64) -> F64:
+def _pair_due(c: Ages, now: F64) -> F64:
     gap = _mean_gap_days(c["pair_first_order_time"], c["pair_order_time"], c["pair_orders"])
     return _ratio((now - c["pair_order_time"]) / DAY_US, gap)
 
@@ -90,13 +120,14 @@ def _price(c: Columns) -> F64:
     return np.where(np.isnan(c["item_price_paid"]), c["item_price"], c["item_price_paid"])
 
 
-def _trend(c: _Ages, now: F64) -> F64:
+def _trend(c: Ages, now: F64) -> F64:
     """Purchases of the last week against the last quarter, both decayed to now and smoothed."""
     week, quarter = _decayed("item_purchases_7d")(c, now), _decayed("item_purchases_90d")(c, now)
     return (week + 0.5) / (quarter * (7.0 / 90.0) + 0.5)
 
 
-_FEATURES: dict[str, tuple[str, Feature]] = {
+#: What each feature says, and how it is computed, by name.
+FEATURES: Final[dict[str, tuple[str, Feature]]] = {
     # user
     "f_user_views_1h": ("User's views, half-life 1 hour", _decayed("user_views_1h")),
     "f_user_views_1d": ("User's views, half-life 1 day", _decayed("user_views_1d")),
@@ -104,10 +135,10 @@ _FEATURES: dict[str, tuple[str, Feature]] = {
     "f_user_carts_1d": ("User's additions to the cart, half-life 1 day", _decayed("user_carts_1d")),
     "f_user_purchases_7d": ("User's purchase lines, half-life 7 days", _decayed("user_purchases_7d")),
     "f_user_purchases_30d": ("User's purchase lines, half-life 30 days", _decayed("user_purchases_30d")),
-    "f_user_orders": ("User's orders", _raw("user_orders")),
-    "f_user_hours_since_action": ("Hours since the user's last action", _since("user_action_time", HOUR_US)),
-    "f_user_days_since_order": ("Days since the user's last order", _since("user_order_time", DAY_US)),
-    "f_user_days_known": ("Days since the user's first event", _since("user_first_time", DAY_US)),
+    "f_user_orders": ("User's orders", Raw("user_orders")),
+    "f_user_hours_since_action": ("Hours since the user's last action", Since("user_action_time", HOUR_US)),
+    "f_user_days_since_order": ("Days since the user's last order", Since("user_order_time", DAY_US)),
+    "f_user_days_known": ("Days since the user's first event", Since("user_first_time", DAY_US)),
     "f_user_order_gap_days": (
         "Mean days between the user's orders",
         lambda c, now: _mean_gap_days(c["user_first_order_time"], c["user_order_time"], c["user_orders"]),
@@ -121,7 +152,7 @@ _FEATURES: dict[str, tuple[str, Feature]] = {
         "Share of the user's lines that repeat an item",
         lambda c, now: _smoothed(c["user_repurchases"], c["user_purchases"], 0.2, 5.0),
     ),
-    "f_user_items_bought": ("Different items the user bought", _raw("user_items_bought")),
+    "f_user_items_bought": ("Different items the user bought", Raw("user_items_bought")),
     # item
     "f_item_views_1d": ("Item's views, half-life 1 day", _decayed("item_views_1d")),
     "f_item_views_7d": ("Item's views, half-life 7 days", _decayed("item_views_7d")),
@@ -139,7 +170,7 @@ _FEATURES: dict[str, tuple[str, Feature]] = {
         "Recommendation clicks per confirmed impression, smoothed",
         lambda c, now: _smoothed(c["item_clicks"], c["item_impressions"], 0.05, 20.0),
     ),
-    "f_item_buyers": ("Different users who bought the item", _raw("item_buyers")),
+    "f_item_buyers": ("Different users who bought the item", Raw("item_buyers")),
     "f_item_repurchase_rate": (
         "Share of the item's lines that are repeats",
         lambda c, now: _smoothed(c["item_repurchases"], c["item_purchases"], 0.2, 10.0),
@@ -150,24 +181,24 @@ _FEATURES: dict[str, tuple[str, Feature]] = {
         lambda c, now: _smoothed(c["item_cancels"], c["item_purchases"], 0.02, 20.0),
     ),
     "f_item_price": ("Item's price, minor units", lambda c, now: _price(c)),
-    "f_item_age_days": ("Days since the item entered the catalogue", _since("item_created_at", DAY_US)),
-    "f_item_days_since_purchase": ("Days since anybody bought the item", _since("item_purchase_time", DAY_US)),
+    "f_item_age_days": ("Days since the item entered the catalogue", Since("item_created_at", DAY_US)),
+    "f_item_days_since_purchase": ("Days since anybody bought the item", Since("item_purchase_time", DAY_US)),
     # user x item
-    "f_pair_views": ("User's views of the item", _raw("pair_views")),
+    "f_pair_views": ("User's views of the item", Raw("pair_views")),
     "f_pair_views_7d": ("User's views of the item, half-life 7 days", _decayed("pair_views_7d")),
-    "f_pair_carts": ("User's additions of the item to the cart", _raw("pair_carts")),
-    "f_pair_purchases": ("User's purchase lines of the item", _raw("pair_purchases")),
-    "f_pair_orders": ("User's orders with the item", _raw("pair_orders")),
+    "f_pair_carts": ("User's additions of the item to the cart", Raw("pair_carts")),
+    "f_pair_purchases": ("User's purchase lines of the item", Raw("pair_purchases")),
+    "f_pair_orders": ("User's orders with the item", Raw("pair_orders")),
     "f_pair_purchases_30d": ("User's purchase lines of the item, half-life 30 days", _decayed("pair_purchases_30d")),
     "f_pair_purchases_90d": ("User's purchase lines of the item, half-life 90 days", _decayed("pair_purchases_90d")),
     "f_pair_order_share": (
         "Share of the user's orders with the item",
         lambda c, now: _ratio(c["pair_orders"], c["user_orders"]),
     ),
-    "f_pair_quantity": ("Units of the item the user bought", _raw("pair_quantity")),
-    "f_pair_cancels": ("Lines of the item the user cancelled", _raw("pair_cancels")),
-    "f_pair_hours_since_view": ("Hours since the user viewed the item", _since("pair_view_time", HOUR_US)),
-    "f_pair_days_since_order": ("Days since the user ordered the item", _since("pair_order_time", DAY_US)),
+    "f_pair_quantity": ("Units of the item the user bought", Raw("pair_quantity")),
+    "f_pair_cancels": ("Lines of the item the user cancelled", Raw("pair_cancels")),
+    "f_pair_hours_since_view": ("Hours since the user viewed the item", Since("pair_view_time", HOUR_US)),
+    "f_pair_days_since_order": ("Days since the user ordered the item", Since("pair_order_time", DAY_US)),
     "f_pair_due": ("Time since the user ordered the item, in units of the usual gap", _pair_due),
     "f_pair_impressions_7d": ("Times shown to the user, half-life 7 days", _decayed("pair_impressions_7d")),
     # user x category
@@ -187,7 +218,7 @@ _FEATURES: dict[str, tuple[str, Feature]] = {
     ),
     "f_affinity_days_since_purchase": (
         "Days since the user bought in the category",
-        _since("affinity_purchase_time", DAY_US),
+        Since("affinity_purchase_time", DAY_US),
     ),
     # across
     "f_price_ratio": ("Item's price against the user's mean price", lambda c, now: _ratio(_price(c), _mean_price(c))),
@@ -195,7 +226,7 @@ _FEATURES: dict[str, tuple[str, Feature]] = {
     "f_day_of_week": ("Day of the week, UTC, Monday 0", lambda c, now: (np.floor(now / DAY_US) + 3.0) % 7.0),
 }
 
-OUTPUTS: tuple[tuple[str, str], ...] = tuple((name, doc) for name, (doc, _) in _FEATURES.items())
+OUTPUTS: tuple[tuple[str, str], ...] = tuple((name, doc) for name, (doc, _) in FEATURES.items())
 
 
 class _Recorder(dict[str, F64]):
@@ -209,9 +240,9 @@ class _Recorder(dict[str, F64]):
 def inputs_of(names: tuple[str, ...] | None = None) -> tuple[str, ...]:
     """State columns that the named features (all if None) are computed from, found by running them once."""
     columns = _Recorder()
-    asked = _Ages(columns, np.zeros(1))
-    for name in names if names is not None else tuple(_FEATURES):
-        _FEATURES[name][1](asked, np.zeros(1))
+    asked = Ages(columns, np.zeros(1))
+    for name in names if names is not None else tuple(FEATURES):
+        FEATURES[name][1](asked, np.zeros(1))
     return tuple(columns)
 
 
@@ -236,8 +267,8 @@ def compute(columns: Columns, now_us: npt.NDArray[np.int64], names: tuple[str, .
         float32 arrays, shapes (n,) or (1,), by feature name.
     """
     now = now_us.astype(np.float64)
-    known = _Ages(columns, now)
+    known = Ages(columns, now)
     return {
-        name: _FEATURES[name][1](known, now).astype(np.float32)
-        for name in (names if names is not None else tuple(_FEATURES))
+        name: FEATURES[name][1](known, now).astype(np.float32)
+        for name in (names if names is not None else tuple(FEATURES))
     }

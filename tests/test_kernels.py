@@ -13,7 +13,7 @@ from feature_repo.rows import Rows
 from feature_repo.views import FOLD_VIEWS, NULL_INT, View
 from serving.candidates.contract import top_k
 from serving.cascade.fusion import DEPTH, Fusion
-from serving.cascade.kernels import fuse, neighbour_sums, ranks_in, spread
+from serving.cascade.kernels import NO_MAPPING, decayed_sums, fuse, neighbour_sums, ranks_in
 
 N_ITEMS = 12
 ranked_lists = st.lists(
@@ -61,14 +61,12 @@ def test_neighbours_are_summed(rows: int, depth: int, seed: int) -> None:
     neighbours = rng.integers(-1, 8, (8, depth)).astype(np.int32)
     similarity = rng.normal(size=(8, depth)).astype(np.float32)
     chosen, weights = rng.integers(0, 8, rows).astype(np.int32), rng.random(rows)
-    target = rng.permutation(np.append(np.arange(7), -1)).astype(np.int32)
-    expected = np.zeros(10)
+    expected = np.zeros(8)
     for row, weight in zip(chosen, weights, strict=True):
         for near, value in zip(neighbours[row], similarity[row], strict=True):
-            if near >= 0 and target[near] >= 0:
-                expected[target[near]] += value * weight
-    found = neighbour_sums(chosen, weights, neighbours, similarity, target, 10)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+            if near >= 0:
+                expected[near] += value * weight
+    np.testing.assert_allclose(neighbour_sums(chosen, weights, neighbours, similarity), expected, rtol=1e-5, atol=1e-6)
 
 
 @settings(deadline=None)  # the first call compiles
@@ -119,17 +117,48 @@ def test_the_published_fusion_is_the_default() -> None:
 
 @settings(deadline=None)
 @given(
-    scores=st.lists(st.floats(-10, 10, width=32), max_size=30),
+    scores=st.lists(st.sampled_from([0.0, 0.5]) | st.floats(-10, 10, width=32), max_size=30),
     order=st.randoms(use_true_random=False),
-    wide=st.booleans(),
+    k=st.integers(0, 35),
 )
-def test_scores_are_spread_to_where_they_belong(scores: list[float], order: Any, wide: bool) -> None:
-    size = len(scores) + 3
-    places = order.sample(range(size), len(scores))
+def test_mapped_scores_compete_at_the_places_they_belong_to(scores: list[float], order: Any, k: int) -> None:
+    places = order.sample(range(len(scores) + 3), len(scores))
     target = np.array([-1 if order.random() < 0.3 else place for place in places], np.int32)
-    expected = np.zeros(size, np.float32)
-    for score, place in zip(scores, target.tolist(), strict=True):
-        if place >= 0:
-            expected[place] = score
-    found = spread(np.array(scores, np.float64 if wide else np.float32), target, size)
-    np.testing.assert_array_equal(found, expected)
+    kept = [(-score, place) for score, place in zip(scores, target.tolist(), strict=True) if place >= 0 and score > 0]
+    found = top_k(np.array(scores, np.float32), k, target)
+    assert found.tolist() == [place for _, place in sorted(kept)][:k]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 20), st.integers(0, 2**32 - 1), st.booleans())
+def test_events_count_for_their_item_by_type_and_age(n: int, seed: int, mapped: bool) -> None:
+    rng = np.random.default_rng(seed)
+    items = np.sort(rng.choice(9, 4, replace=False)).astype(np.int32)
+    which, events = rng.integers(0, 4, n), rng.permutation(n)
+    types, times = rng.integers(0, 3, n).astype(np.int8), rng.integers(0, 50 * 86_400_000_000, n)
+    worth, place = np.array([0.0, 1.0, 5.0]), rng.integers(-1, 9, 9).astype(np.int32)
+    now_us, total = 40 * 86_400_000_000, np.zeros(4)
+    for one, event in zip(which, events, strict=True):
+        total[one] += worth[types[event]] * 0.5 ** (max(now_us - times[event], 0) / 86_400_000_000 / 7.0)
+    at = place[items] if mapped else items
+    kept = (total > 0) & (at >= 0)
+    found, sums = decayed_sums(items, which, events, types, times, worth, now_us, 7.0, place if mapped else NO_MAPPING)
+    assert found.tolist() == at[kept].tolist()
+    np.testing.assert_allclose(sums, total[kept])
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.sampled_from(["dense", "few", "tied", "misleading", "one"]))
+def test_the_best_of_many_are_found_whatever_a_sample_says(seed: int, k: int, kind: str) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=3000).astype(np.float32)
+    if kind == "few":
+        scores[rng.random(3000) < 0.99] = 0.0
+    elif kind == "tied":
+        scores = np.round(scores)
+    elif kind == "misleading":
+        scores[::16] += 100.0
+    elif kind == "one":
+        scores = np.full(3000, 0.5, np.float32)
+    expected = sorted((i for i in range(3000) if scores[i] > 0), key=lambda i: (-scores[i], i))[:k]
+    assert top_k(scores, k).tolist() == expected

@@ -146,7 +146,7 @@ def test_a_half_open_connection_is_given_up_and_no_other_piles_up(settings, clie
 def test_nobody_listens(settings):
     async def questions(pipe):
         for _ in range(2):
-            with pytest.raises(OSError, match="refused|Connect"):
+            with pytest.raises(OSError):
                 await pipe.ask([("GET", "key")])
 
     run(1, questions)

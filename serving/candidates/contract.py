@@ -12,7 +12,17 @@ from feature_repo.rows import UserRows
 from serving.cascade.items import ItemTable
 from serving.cascade.kernels import top_k
 
-__all__ = ["F32", "I32", "NOT_STORED", "CandidateGenerator", "DenseQuery", "ItemSimilarity", "Query", "top_k"]
+__all__ = [
+    "F32",
+    "I32",
+    "NOT_STORED",
+    "CandidateGenerator",
+    "DenseQuery",
+    "ItemSimilarity",
+    "Query",
+    "SparseQuery",
+    "top_k",
+]
 
 I32 = npt.NDArray[np.int32]
 F32 = npt.NDArray[np.float32]
@@ -68,3 +78,28 @@ class DenseQuery:
     def scores(self, items: I32) -> F32:
         """Return the scores of some items."""
         return self._scores[items]
+
+
+class SparseQuery:
+    """A query whose scores are known for a few items; all others have none.
+
+    Parameters
+    ----------
+    items, scores
+        Distinct item indices, and their scores, shapes (m,).
+    size
+        Items of the table.
+    """
+
+    def __init__(self, items: I32, scores: npt.NDArray[np.floating], size: int) -> None:
+        self._items, self._scores, self._size = items, scores.astype(np.float32), size
+
+    def top(self, k: int) -> I32:
+        """Return the best items with a positive score."""
+        return top_k(self._scores, k, self._items)
+
+    def scores(self, items: I32) -> F32:
+        """Return the scores of some items."""
+        dense = np.zeros(self._size, np.float32)
+        dense[self._items] = self._scores
+        return dense[items]

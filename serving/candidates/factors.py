@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from feature_repo.rows import UserRows
 from serving.candidates.contract import F32, I32, NOT_STORED, DenseQuery, Query, top_k
-from serving.candidates.vocabulary import Vocabulary
+from serving.candidates.vocabulary import Vocabulary, VocabularyQuery
 from serving.cascade.items import ItemTable
 
 #: Multiplications of one product. OpenBLAS wakes its threads from 262,144 on, which takes milliseconds where the other
@@ -117,7 +117,7 @@ class ItemFactors:
             return DenseQuery(np.zeros(len(table), np.float32))
         if self.index is not None:
             return _IndexedQuery(self, self.index, vector, table)
-        return DenseQuery(self.vocabulary.spread(self.factors @ vector, table))
+        return VocabularyQuery(self.factors @ vector, self.vocabulary, table)
 
     def similarity(self, items: I32, table: ItemTable) -> F32:
         """Cosine between the items' factors, shape (n, n); NaN for items that are not in the vocabulary."""

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from feature_repo.events import EventType
 from feature_repo.rows import RecentEvents, UserRows
-from feature_repo.views import DAY_US
-from serving.candidates.contract import DenseQuery
+from serving.candidates.contract import I32, SparseQuery
 from serving.cascade.items import ItemTable
+from serving.cascade.kernels import NO_MAPPING, decayed_sums
 
 #: How much an event says about liking, by event type code; negative feedback and cancellations say nothing here.
 TYPE_WEIGHT: npt.NDArray[np.float64] = np.zeros(len(EventType))
@@ -23,28 +23,25 @@ TYPE_WEIGHT[EventType.confirm] = 3.0
 TYPE_WEIGHT[EventType.rating] = 2.0
 
 
-def interaction_weights(recent: RecentEvents, now_us: int, half_life_days: float) -> npt.NDArray[np.float64]:
-    """Weight of each recent event: its type's weight, halved every `half_life_days`; shape (n,)."""
-    age_days = np.maximum(now_us - recent.times, 0) / DAY_US
-    weights: npt.NDArray[np.float64] = TYPE_WEIGHT[recent.types] * np.exp2(-age_days / half_life_days)
-    return weights
-
-
 def weight_per_item(
-    recent: RecentEvents, table: ItemTable, now_us: int, half_life_days: float
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
-    """Sum the weights of a user's recent events per item of the table, dropping items without weight.
+    recent: RecentEvents, table: ItemTable, now_us: int, half_life_days: float, place: I32 = NO_MAPPING
+) -> tuple[I32, npt.NDArray[np.float64]]:
+    """Sum the decayed weights of a user's recent events per item of the table, dropping items without weight.
+
+    Parameters
+    ----------
+    place
+        Position wanted for each item of the table, -1 for those to drop; by default the item's index.
 
     Returns
     -------
     tuple
-        Distinct item indices, ascending, and their total weights.
+        Distinct positions, in the order of the items, and their total weights.
     """
     taken = table.taken_by(recent)
-    weights = interaction_weights(recent, now_us, half_life_days)[taken.events]
-    total = np.bincount(taken.which, weights=weights, minlength=len(taken.items)).astype(np.float64, copy=False)
-    liked = total > 0
-    return taken.items[liked], total[liked]
+    return decayed_sums(
+        taken.items, taken.which, taken.events, recent.types, recent.times, TYPE_WEIGHT, now_us, half_life_days, place
+    )
 
 
 @dataclass(frozen=True)
@@ -65,12 +62,9 @@ class OwnHistory:
     popularity_floor: float = 0.05
     name: str = "history"
 
-    def query(self, user: UserRows, table: ItemTable, now_us: int) -> DenseQuery:
+    def query(self, user: UserRows, table: ItemTable, now_us: int) -> SparseQuery:
         """Sum the weights of the recent events per item and multiply by popularity."""
         items, total = weight_per_item(user.recent, table, now_us, self.half_life_days)
-        popularity = table.popularity(self.window)
-        scores = np.zeros(len(table))
-        scores[items] = total * (
-            self.popularity_floor + popularity[items] / max(float(popularity.max(initial=0.0)), 1e-9)
-        )
-        return DenseQuery(scores)
+        popularity, order = table.popularity(self.window), table.most_popular(self.window)
+        most = float(popularity[order[0]]) if len(order) else 0.0
+        return SparseQuery(items, total * (self.popularity_floor + popularity[items] / max(most, 1e-9)), len(table))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from feature_repo.rows import UserRows
-from serving.candidates.contract import F32, I32, DenseQuery
-from serving.candidates.vocabulary import Vocabulary
+from serving.candidates.contract import F32, I32
+from serving.candidates.vocabulary import Vocabulary, VocabularyQuery
 from serving.cascade.items import ItemTable
 from serving.cascade.kernels import neighbour_sums
 
@@ -29,12 +29,12 @@ class ItemToItem:
     half_life_days: float
     name: str = "similar"
 
-    def query(self, user: UserRows, table: ItemTable, now_us: int) -> DenseQuery:
+    def query(self, user: UserRows, table: ItemTable, now_us: int) -> VocabularyQuery:
         """Sum the similarities to the user's recent items."""
         items, total = self.vocabulary.weights(user.recent, table, now_us, self.half_life_days)
         # The square root keeps one often repeated item from drowning all others.
-        weight, target = np.sqrt(total), self.vocabulary.in_table(table)
-        return DenseQuery(neighbour_sums(items, weight, self.neighbours, self.similarity, target, len(table)))
+        sums = neighbour_sums(items, np.sqrt(total), self.neighbours, self.similarity)
+        return VocabularyQuery(sums, self.vocabulary, table)
 
     def similar(self, item_id: str, k: int) -> list[tuple[str, float]]:
         """Return the nearest items of one item with their similarity, best first; empty if it is unknown."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from feature_repo.rows import UserRows
-from serving.candidates.contract import F32, I32, DenseQuery
+from serving.candidates.contract import F32, I32
 from serving.candidates.history import TYPE_WEIGHT
-from serving.candidates.vocabulary import Vocabulary
+from serving.candidates.vocabulary import Vocabulary, VocabularyQuery
 from serving.cascade.items import ItemTable
 from serving.cascade.kernels import neighbour_sums
 
@@ -38,11 +38,11 @@ class LastEvents:
     decay: float
     name: str = "recent"
 
-    def query(self, user: UserRows, table: ItemTable, now_us: int) -> DenseQuery:
+    def query(self, user: UserRows, table: ItemTable, now_us: int) -> VocabularyQuery:
         """Sum the similarities to the last items by their position."""
         liked = TYPE_WEIGHT[user.recent.types] > 0
         latest = dict.fromkeys(item for item, keep in zip(user.recent.item_ids[::-1], liked[::-1], strict=True) if keep)
         last = self.vocabulary.lookup(list(latest)[: self.items])
         weight, known = np.power(self.decay, np.arange(len(last), dtype=np.float64)), last >= 0
-        rows, target = last[known], self.vocabulary.in_table(table)
-        return DenseQuery(neighbour_sums(rows, weight[known], self.neighbours, self.similarity, target, len(table)))
+        sums = neighbour_sums(last[known], weight[known], self.neighbours, self.similarity)
+        return VocabularyQuery(sums, self.vocabulary, table)

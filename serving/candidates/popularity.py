@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from feature_repo.rows import UserRows
-from serving.candidates.contract import F32, I32, DenseQuery
+from serving.candidates.contract import F32, I32, DenseQuery, top_k
 from serving.cascade.items import ItemTable
+
+F64 = npt.NDArray[np.float64]
 
 #: Long enough for every list a request may ask for.
 _DEPTH = 1000
@@ -48,16 +51,36 @@ class CategoryPopularity:
     window: str = "30d"
     name: str = "category"
 
-    def query(self, user: UserRows, table: ItemTable, now_us: int) -> DenseQuery:
+    def query(self, user: UserRows, table: ItemTable, now_us: int) -> _CategoryQuery:
         """Weight every category by the user's purchases and views in it."""
-        if not user.categories:
-            return DenseQuery(np.zeros(len(table), np.float32))
-        weights = np.nan_to_num(user.affinities.column("affinity_purchases")) + 0.2 * np.nan_to_num(
-            user.affinities.column("affinity_views")
-        )
-        weight = dict(zip(user.categories, weights / max(float(weights.sum()), 1e-9), strict=True))
-        by_code = np.array([weight.get(name, 0.0) for name in table.category_names])
-        return DenseQuery(table.popularity(self.window) * by_code[table.category_code])
+        counts = (user.affinities.column(f"affinity_{name}") for name in ("purchases", "views"))
+        bought, seen = (np.nan_to_num(count) for count in counts)
+        weights = bought + 0.2 * seen
+        by_code = np.zeros(len(table.category_names))
+        code = table.category_index
+        for name, weight in zip(user.categories, (weights / max(float(weights.sum()), 1e-9)).tolist(), strict=True):
+            if name in code:  # a category may have left the catalogue
+                by_code[code[name]] = weight
+        return _CategoryQuery(by_code, table, self.window)
+
+
+class _CategoryQuery:
+    """Looks at the best items of the user's categories only, not at all there are."""
+
+    def __init__(self, by_code: F64, table: ItemTable, window: str) -> None:
+        self._by_code, self._table, self._window = by_code, table, window
+
+    def top(self, k: int) -> I32:
+        order, begins = self._table.popular_by_category(self._window)
+        codes = np.flatnonzero(self._by_code > 0).tolist()
+        parts = [order[begins[code] : min(begins[code] + k, begins[code + 1])] for code in codes]
+        items = np.concatenate([np.empty(0, np.int32), *parts])
+        return top_k(self.scores(items), k, items)
+
+    def scores(self, items: I32) -> F32:
+        table = self._table
+        value = table.popularity(self._window)[items] * self._by_code[table.category_code[items]]
+        return value.astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from feature_repo.rows import UserRows
-from serving.candidates.contract import F32, DenseQuery
-from serving.candidates.vocabulary import Vocabulary
+from serving.candidates.contract import F32
+from serving.candidates.vocabulary import Vocabulary, VocabularyQuery
 from serving.cascade.items import ItemTable
 
 
@@ -27,8 +27,8 @@ class Projection:
     half_life_days: float
     name: str = "svd"
 
-    def query(self, user: UserRows, table: ItemTable, now_us: int) -> DenseQuery:
+    def query(self, user: UserRows, table: ItemTable, now_us: int) -> VocabularyQuery:
         """Project the user and score every item of the vocabulary."""
         items, total = self.vocabulary.weights(user.recent, table, now_us, self.half_life_days)
         vector = np.log1p(total) @ self.components[items]  # what the interactions were damped with at the fit
-        return DenseQuery(self.vocabulary.spread(self.components @ vector.astype(np.float32), table))
+        return VocabularyQuery(self.components @ vector.astype(np.float32), self.vocabulary, table)

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from feature_repo.events import EventType
 from feature_repo.rows import UserRows
-from serving.candidates.contract import F32, I32, DenseQuery
+from serving.candidates.contract import F32, I32
 from serving.candidates.history import TYPE_WEIGHT
-from serving.candidates.vocabulary import Vocabulary
+from serving.candidates.vocabulary import Vocabulary, VocabularyQuery
 from serving.cascade.items import ItemTable
 
 #: Events by which a user belongs to a category, with the column that counts them; weighed as everywhere else.
@@ -55,11 +55,11 @@ class SegmentPopularity:
     weights: F32
     name: str = "segment"
 
-    def query(self, user: UserRows, table: ItemTable, now_us: int) -> DenseQuery:
+    def query(self, user: UserRows, table: ItemTable, now_us: int) -> VocabularyQuery:
         """Answer alike for everybody of a segment."""
         found = np.flatnonzero(self.segments == segment_of(user))
         row = int(found[0]) if len(found) else 0
         scores = np.zeros(len(self.vocabulary.ids), np.float32)
         filled = self.items[row] >= 0
         scores[self.items[row][filled]] = self.weights[row][filled]
-        return DenseQuery(self.vocabulary.spread(scores, table))
+        return VocabularyQuery(scores, self.vocabulary, table)

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_repo.rows import RecentEvents
-from serving.candidates.contract import F32, I32
+from serving.candidates.contract import F32, I32, top_k
 from serving.candidates.history import weight_per_item
 from serving.cascade.items import ItemTable
-from serving.cascade.kernels import spread
+from serving.cascade.kernels import gathered
 
 
 class Vocabulary:
@@ -54,11 +54,25 @@ class Vocabulary:
         self, recent: RecentEvents, table: ItemTable, now_us: int, half_life_days: float
     ) -> tuple[I32, npt.NDArray[np.float64]]:
         """Return the distinct positions in the vocabulary of what a user took lately, and their decayed weights."""
-        items, total = weight_per_item(recent, table, now_us, half_life_days)
-        at = self.of_table(table)[items]
-        known = at >= 0
-        return at[known], total[known]
+        return weight_per_item(recent, table, now_us, half_life_days, self.of_table(table))
 
-    def spread(self, scores: npt.NDArray[np.floating], table: ItemTable) -> F32:
-        """Move scores from vocabulary order to table order; items outside the vocabulary get 0."""
-        return spread(scores, self.in_table(table), len(table))
+
+class VocabularyQuery:
+    """A query with a score for every entry of a vocabulary; items outside it have none.
+
+    Parameters
+    ----------
+    scores
+        In the order of the vocabulary, shape (n,).
+    """
+
+    def __init__(self, scores: F32, vocabulary: Vocabulary, table: ItemTable) -> None:
+        self._scores, self._vocabulary, self._table = scores, vocabulary, table
+
+    def top(self, k: int) -> I32:
+        """Return the best items of the table with a positive score."""
+        return top_k(self._scores, k, self._vocabulary.in_table(self._table))
+
+    def scores(self, items: I32) -> F32:
+        """Return the scores of some items of the table."""
+        return gathered(self._scores, self._vocabulary.of_table(self._table), items)

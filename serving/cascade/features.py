@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.request_features import INPUTS, compute
-from feature_repo.rows import Rows, UserRows
+from feature_repo.request_batch import RequestBatch
+from feature_repo.rows import Rows, UserRows, block_names
 from feature_repo.services import feature_list
+from feature_repo.views import USER_CATEGORY, USER_ITEM, USER_STATS
 from serving.candidates.contract import F32, I32, CandidateGenerator, Query
 from serving.cascade.fusion import Fusion
-from serving.cascade.items import ItemTable
+from serving.cascade.items import ITEM_INPUTS, ItemTable
 from serving.cascade.kernels import fuse, ranks_in
 
+F64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 _NO_ITEMS = np.empty(0, np.int32)
 
-_AFFINITY_INPUTS = tuple(n for n in INPUTS if n.startswith("affinity_"))
+_AFFINITIES = block_names(USER_CATEGORY)
 
 
 def retrieval_columns(generators: Sequence[str]) -> tuple[str, ...]:
@@ -109,29 +112,33 @@ def feature_matrix(
     ndarray
         Shape (len(items), len(feature_list(service)) + r), Fortran-contiguous.
     """
+    batch, count = _batch(service)
+    rows = np.concatenate([table.inputs.take(items, axis=0).T, pairs.block(), _affinities(user, table, items)])
+    # Feature by feature, as it is filled, and as CatBoost reads it without a copy.
+    out = np.empty((count + retrieval.shape[1], len(items)), np.float32)
+    batch.compute(user.stats.block(), rows, now_us, out)
+    out[count:] = retrieval.T
+    return out.T
+
+
+@cache
+def _batch(service: str) -> tuple[RequestBatch, int]:
+    """Return how a service's features are computed from the blocks of `feature_matrix`, and how many there are."""
     names = feature_list(service)
-    columns = {**user.stats.columns(), **table.inputs_of(items), **pairs.columns()}
-    columns |= _affinity_columns(user, table, items)
-    values = compute(columns, np.array([now_us], np.int64), names)
-    # Column by column, as it is filled, and as CatBoost reads it without a copy.
-    out = np.empty((len(items), len(names) + retrieval.shape[1]), np.float32, order="F")
-    for i, name in enumerate(names):
-        out[:, i] = values[name]
-    out[:, len(names) :] = retrieval
-    return out
+    return RequestBatch(names, block_names(USER_STATS), (*ITEM_INPUTS, *block_names(USER_ITEM), *_AFFINITIES)), len(
+        names
+    )
 
 
-def _affinity_columns(user: UserRows, table: ItemTable, items: I32) -> dict[str, npt.NDArray[np.float64]]:
-    """Columns of the user's affinity to each item's category; NaN where there is none."""
+def _affinities(user: UserRows, table: ItemTable, items: I32) -> F64:
+    """Return the user's affinities to each item's category, shape (columns, len(items)); NaN where there is none."""
     by_category = np.full(len(table.category_names), -1)
     code = table.category_index
     for row, name in enumerate(user.categories):
         if name in code:  # a category may have left the catalogue
             by_category[code[name]] = row
-    which = by_category[table.category_code[items]]
-    known = user.affinities.columns()
-    # One extra row of NaN at the end stands for all categories the user never touched.
-    block = np.full((len(_AFFINITY_INPUTS), len(user.affinities) + 1), np.nan)
-    for row, name in enumerate(_AFFINITY_INPUTS):
-        block[row, :-1] = known[name]
-    return dict(zip(_AFFINITY_INPUTS, block.take(which, 1, mode="wrap"), strict=True))
+    which = by_category.take(table.category_code.take(items))
+    # One extra column of NaN at the end stands for all categories the user never touched.
+    block = np.full((len(_AFFINITIES), len(user.affinities) + 1), np.nan)
+    block[:, :-1] = user.affinities.block()
+    return block.take(which, 1, mode="wrap")

@@ -110,10 +110,6 @@ class ItemTable:
         """Columns of `inputs` by name, each shape (n,)."""
         return dict(zip(ITEM_INPUTS, self.inputs.T, strict=True))
 
-    def inputs_of(self, items: I32) -> dict[str, F64]:
-        """Return the inputs of some items by name, each contiguous, shape (len(items),)."""
-        return dict(zip(ITEM_INPUTS, np.ascontiguousarray(self.inputs.take(items, axis=0).T), strict=True))
-
     @cached_property
     def category_names(self) -> tuple[str, ...]:
         """All categories, sorted."""
@@ -143,6 +139,11 @@ class ItemTable:
         """Popularity and its order by window: the same for all requests that see this table."""
         return {}
 
+    @cached_property
+    def _by_category(self) -> dict[str, tuple[I32, I64]]:
+        """Popular items by category, by window: as `_by_window`."""
+        return {}
+
     def popularity(self, window: str) -> F64:
         """Popularity of every item, shape (n,), read-only.
 
@@ -167,6 +168,16 @@ class ItemTable:
             order = some[np.lexsort((some, -values[some]))]
             values.flags.writeable = order.flags.writeable = False
             found = self._by_window[window] = (values, order)
+        return found
+
+    def popular_by_category(self, window: str) -> tuple[I32, I64]:
+        """Return `most_popular` sorted by category, and where each category begins (and the last one ends)."""
+        found = self._by_category.get(window)
+        if found is None:
+            order = self.most_popular(window)
+            code = self.category_code[order]
+            begins = np.searchsorted(np.sort(code), np.arange(len(self.category_names) + 1))
+            found = self._by_category[window] = (order[np.argsort(code, kind="stable")], begins.astype(np.int64))
         return found
 
     @cached_property

@@ -16,6 +16,7 @@ from numba import njit
 I32 = npt.NDArray[np.int32]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 #: Fused worth as an integer: finer than any two ranks differ, and coarser than the rounding of sums in another order.
@@ -23,11 +24,14 @@ _STEPS: Final = 2.0**38
 #: Room for the item index below it.
 _INDEX_BITS: Final = 24
 
-#: Bits of a positive float, cut to sign, exponent and four bits more: buckets in the order of the floats.
-_BUCKET_SHIFT: Final = 19
-_BUCKETS: Final = 1 << (31 - _BUCKET_SHIFT)
+#: Of so many scores for each one wanted, one in `_STRIDE` is looked at first.
+_SAMPLED: Final = 8
+_STRIDE: Final = 16
 _LARGEST: Final = 2**31 - 1
 _INDEX: Final = 2**32 - 1
+_DAY_US: Final = 86_400_000_000.0
+#: No mapping: every score belongs to the index at which it stands.
+NO_MAPPING: Final = np.empty(0, np.int32)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -37,31 +41,27 @@ def _compiled(function: Function) -> Function:
     return cast("Function", njit(cache=True, nogil=True)(function))
 
 
+# Arguments of the compiled functions are typed Any: numba infers the types, and ignores annotations.
 @_compiled
-def _best_keys(scores: Any, k: int) -> Any:
-    bits = scores.view(np.int32)
-    counts = np.zeros(_BUCKETS, np.int32)
+def _keys_above(scores: Any, target: Any, least: int) -> Any:
+    bits, mapped = scores.view(np.int32), len(target) > 0
+    keys = np.empty(len(bits), np.int64)
+    count = 0
     for i in range(len(bits)):
-        if bits[i] > 0:
-            counts[bits[i] >> _BUCKET_SHIFT] += 1
-    found, least = 0, _BUCKETS
-    while least > 0 and found < k:
-        least -= 1
-        found += counts[least]
-    keys = np.empty(found, np.int64)
-    at = 0
-    for i in range(len(bits)):
-        if bits[i] > 0 and bits[i] >> _BUCKET_SHIFT >= least:
-            keys[at] = (np.int64(_LARGEST - bits[i]) << 32) | i
-            at += 1
-    return keys
+        if bits[i] > least:
+            index = target[i] if mapped else i
+            if index >= 0:
+                keys[count] = (np.int64(_LARGEST - bits[i]) << 32) | index
+                count += 1
+    return keys[:count]
 
 
-def top_k(scores: F32, k: int) -> I32:
+def top_k(scores: F32, k: int, target: I32 = NO_MAPPING) -> I32:
     """Return the indices of the `k` largest positive scores, best first, ties to the smaller index.
 
-    The bits of positive floats are ordered like the floats. So a count by their first bits says where the k best begin,
-    and with the index below them every key is another one: ties are settled, and integers are quickly sorted.
+    Every score with its index below it is an integer of its own, as the bits of positive floats are ordered like the
+    floats: ties are settled, and integers are quickly sorted. A sample says above which score k are likely to be found;
+    if it was wrong, all positive ones are looked at.
 
     Parameters
     ----------
@@ -69,49 +69,59 @@ def top_k(scores: F32, k: int) -> I32:
         Shape (n,), finite.
     k
         May exceed n.
+    target
+        Index of each score, distinct, -1 for those that do not count, shape (n,); empty for 0 to n - 1.
     """
     if k <= 0:  # a generator that is switched off by its quota
         return np.empty(0, np.int32)
-    keys = _best_keys(np.ascontiguousarray(scores, np.float32), k)
+    scores = np.ascontiguousarray(scores, np.float32)
+    keys = _keys_above(scores, target, _likely(scores, k))
+    if len(keys) < k:
+        keys = _keys_above(scores, target, 0)
     if len(keys) > k:
         keys = np.partition(keys, k - 1)[:k]
     keys.sort()
     return cast("I32", (keys & _INDEX).astype(np.int32))
 
 
+def _likely(scores: F32, k: int) -> int:
+    """Return the bits of a score that somewhat more than k exceed, by a sample; 0 where that saves nothing."""
+    if len(scores) < _SAMPLED * k:
+        return 0
+    sample = scores[::_STRIDE]
+    rank = k // _STRIDE + 3 * int((k / _STRIDE) ** 0.5) + 2  # three standard deviations more than expected
+    at = len(sample) - rank
+    return max(int(np.partition(sample, at)[at : at + 1].view(np.int32)[0]), 0) if at > 0 else 0
+
+
 @_compiled
-def _spread(scores: Any, target: Any, size: int) -> Any:
-    out = np.zeros(size, np.float32)
-    for i in range(len(target)):
-        if target[i] >= 0:
-            out[target[i]] = scores[i]
+def _gathered(scores: Any, place: Any, items: Any) -> Any:
+    out = np.empty(len(items), np.float32)
+    for i in range(len(items)):
+        at = place[items[i]]
+        out[i] = scores[at] if at >= 0 else np.float32(0.0)
     return out
 
 
-def spread(scores: npt.NDArray[np.floating], target: I32, size: int) -> F32:
-    """Put scores where `target` says, shape (size,); those of -1 nowhere, and 0 where none goes."""
-    return cast("F32", _spread(scores, target, size))
+def gathered(scores: F32, place: I32, items: I32) -> F32:
+    """Return the scores of some items, 0 for those that have no place among the scores, shape (len(items),)."""
+    return cast("F32", _gathered(scores, place, items))
 
 
-# Arguments of the compiled functions are typed Any: numba infers the types, and ignores annotations.
 @_compiled
-def _neighbour_sums(rows: Any, weights: Any, neighbours: Any, similarity: Any, target: Any, size: int) -> Any:
-    total = np.zeros(len(target), np.float64)
+def _neighbour_sums(rows: Any, weights: Any, neighbours: Any, similarity: Any) -> Any:
+    total = np.zeros(len(neighbours), np.float64)
     for r in range(len(rows)):
         row, weight = rows[r], weights[r]
         for d in range(neighbours.shape[1]):
             near = neighbours[row, d]
             if near >= 0:
                 total[near] += similarity[row, d] * weight
-    out = np.zeros(size, np.float32)
-    for i in range(len(target)):
-        if target[i] >= 0:
-            out[target[i]] = total[i]
-    return out
+    return total.astype(np.float32)
 
 
-def neighbour_sums(rows: I32, weights: F64, neighbours: I32, similarity: F32, target: I32, size: int) -> F32:
-    """Sum the similarities of some rows' neighbours.
+def neighbour_sums(rows: I32, weights: F64, neighbours: I32, similarity: F32) -> F32:
+    """Sum the similarities of some rows' neighbours, shape (n,).
 
     Parameters
     ----------
@@ -119,40 +129,83 @@ def neighbour_sums(rows: I32, weights: F64, neighbours: I32, similarity: F32, ta
         Rows of `neighbours` and how much each counts, shapes (m,).
     neighbours, similarity
         Shapes (n, depth); -1 pads short rows.
-    target, size
-        Where each of the n entries goes in the result, -1 for nowhere, shape (n,); and the result's length.
+    """
+    return cast("F32", _neighbour_sums(rows, weights, neighbours, similarity))
+
+
+@_compiled
+def _decayed_sums(
+    items: Any, which: Any, events: Any, types: Any, times: Any, worth: Any, now_us: int, days: float, place: Any
+) -> Any:
+    total = np.zeros(len(items), np.float64)
+    for e in range(len(events)):
+        event = events[e]
+        age_days = max(now_us - times[event], 0) / _DAY_US
+        total[which[e]] += worth[types[event]] * np.exp2(-age_days / days)
+    mapped, count = len(place) > 0, 0
+    found, weights = np.empty(len(items), np.int32), np.empty(len(items), np.float64)
+    for i in range(len(items)):
+        position = place[items[i]] if mapped else items[i]
+        if total[i] > 0.0 and position >= 0:
+            found[count], weights[count] = position, total[i]
+            count += 1
+    return found[:count], weights[:count]
+
+
+def decayed_sums(
+    items: I32,
+    which: npt.NDArray[np.intp],
+    events: npt.NDArray[np.intp],
+    types: npt.NDArray[np.int8],
+    times: I64,
+    worth: F64,
+    now_us: int,
+    half_life_days: float,
+    place: I32 = NO_MAPPING,
+) -> tuple[I32, F64]:
+    """Sum what a user's events say of each item: their type's worth, halved every `half_life_days`.
+
+    Parameters
+    ----------
+    items, which, events
+        As of `TakenItems`.
+    types, times
+        As of `RecentEvents`.
+    worth
+        What an event of each type counts.
+    place
+        Position wanted for each item of the table, -1 for items that do not count; empty for the item's own index.
 
     Returns
     -------
-    ndarray
-        Shape (size,).
+    tuple
+        Positions of the items with a sum above 0, in the order of `items`, and their sums.
     """
-    return cast("F32", _neighbour_sums(rows, weights, neighbours, similarity, target, size))
+    found, total = _decayed_sums(items, which, events, types, times, worth, now_us, half_life_days, place)
+    return cast("I32", found), cast("F64", total)
 
 
 @_compiled
 def _fuse(lists: Any, ends: Any, allowed: Any, curves: Any) -> Any:
     size, depth = len(allowed), curves.shape[1]
     worth, best, source = np.zeros(size, np.float64), np.zeros(size, np.int32), np.zeros(size, np.int8)
-    start = 0
+    met = np.empty(len(lists), np.int32)
+    start = count = 0
     for g in range(len(ends)):
         for position in range(start, ends[g]):
             item, rank = lists[position], position - start + 1
             if not allowed[item]:
                 continue
             worth[item] += curves[g, min(rank, depth) - 1]
+            if best[item] == 0:
+                met[count] = item
+                count += 1
             if best[item] == 0 or rank < best[item]:
                 best[item], source[item] = rank, g
         start = ends[g]
-    count = 0
-    for item in range(size):
-        count += best[item] > 0
     keys = np.empty(count, np.int64)
-    count = 0
-    for item in range(size):
-        if best[item] > 0:
-            keys[count] = (np.int64((0.5 - worth[item]) * _STEPS) << _INDEX_BITS) | item
-            count += 1
+    for i in range(count):
+        keys[i] = (np.int64((0.5 - worth[met[i]]) * _STEPS) << _INDEX_BITS) | met[i]
     return keys, source
 
 
