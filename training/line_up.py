@@ -30,6 +30,7 @@ def default_line_up() -> LineUp:
     return (
         Ready(OwnHistory(half_life_days=120.0, window="30d"), DEPTH),
         Ready(OwnHistory(half_life_days=30.0, window="30d", name="history_30d"), DEPTH),
+        Ready(Popularity("1d", name="popular_1d"), DEPTH),
         Ready(Popularity("7d"), DEPTH),
         Ready(Popularity("30d", name="popular_30d"), DEPTH),
         Ready(CategoryPopularity("30d"), DEPTH),

@@ -56,8 +56,8 @@ class TrainConfig:
     #: Train and judge as of so many windows before the last: rolling cuts, to tune on or to report.
     cuts_back: int = 0
     candidates: int = 500
-    #: `learned` finds more of what is taken (docs/models.md); the published figures are those of `reciprocal`.
-    fusion: Literal["learned", "reciprocal"] = "reciprocal"
+    #: `learned` finds more of what is taken (docs/models.md).
+    fusion: Literal["learned", "reciprocal"] = "learned"
     #: Users of each window, drawn by the seed; None takes all.
     users: int | None = None
     line_up: LineUp = field(default_factory=default_line_up)
