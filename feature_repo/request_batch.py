@@ -33,8 +33,8 @@ class _Side:
         self._columns = _indices(at[one.name] for one in (*decayed, *raw))  # type: ignore[union-attr]  # by kind
         self._times = _indices(at[name] for name in times)
         self._ages = _indices(times.index(one.time) for one in (*decayed, *since))  # type: ignore[union-attr]
-        self._half_lives = np.array([[-one.half_life_us] for one in decayed])  # type: ignore[union-attr]  # by kind
-        self._units = np.array([[float(one.unit_us)] for one in since])  # type: ignore[union-attr]  # by kind
+        self._half_lives = _column(-one.half_life_us for one in decayed)  # type: ignore[union-attr]  # by kind
+        self._units = _column(one.unit_us for one in since)  # type: ignore[union-attr]  # by kind
 
     def fill(self, out: F32, block: F64, now: float) -> None:
         """Compute the features and put each into its row of `out`."""
@@ -118,3 +118,7 @@ class _Columns(Mapping[str, F64]):
 
 def _indices(values: Iterable[int]) -> Places:
     return np.fromiter(values, np.intp)
+
+
+def _column(values: Iterable[float]) -> F64:
+    return np.fromiter(values, np.float64)[:, None]

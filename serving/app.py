@@ -109,8 +109,7 @@ def create_app(
         Of candidates' processes, see `ReleaseLoader`.
     """
     _one_request_at_a_time()
-    client = redis if redis is not None else connect(settings)
-    pipe = open_pipe(settings)
+    client, pipe = connect(settings) if redis is None else redis, open_pipe(settings)
     metrics = Metrics()
     # One breaker for reads, one for writes: a Redis that is full, read-only or slow to write can still be read.
     guard, write_guard = (RedisGuard(settings.redis_timeout_ms / 1000) for _ in range(2))
@@ -186,16 +185,21 @@ def create_app(
     )
     app.state.serving = state
     app.state.metrics = metrics
-    routers = (
-        recommendation_routes(recommendations, metrics),
-        item_routes(ItemListService(state, now_us), items),
-        score_routes(ScoreService(state, reads, now_us)),
-        event_routes(events),
-        admin_routes(state, reads, now_us),
-        rollout_routes(lambda: guard.call(lambda: client.get(rollout_status_key(settings.project)))),
-        health_routes(state, guard, write_guard, metrics, now_us),
+    _install(
+        app,
+        (
+            recommendation_routes(recommendations, metrics),
+            item_routes(ItemListService(state, now_us), items),
+            score_routes(ScoreService(state, reads, now_us)),
+            event_routes(events),
+            admin_routes(state, reads, now_us),
+            rollout_routes(lambda: guard.call(lambda: client.get(rollout_status_key(settings.project)))),
+            health_routes(state, guard, write_guard, metrics, now_us),
+        ),
+        recommendations,
+        metrics,
+        settings.max_under_way,
     )
-    _install(app, routers, recommendations, metrics, settings.max_under_way)
     return app
 
 
