@@ -254,9 +254,10 @@ class PackedRows:
 
     def only(self, keep: Mask) -> PackedRows:
         """Return the rows with those missing that are not to be kept, shape of `keep` (n,)."""
-        keep = keep & self.present
-        if np.array_equal(keep, self.present):
+        dropped = self.present & ~keep
+        if not dropped.any():
             return self
+        keep = self.present & keep
         blank = np.frombuffer(self.layout.blank, dtype="<u8")
         return PackedRows(self.layout, np.where(keep[:, None], self.words, blank), self.values, keep)
 

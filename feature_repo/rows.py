@@ -28,7 +28,7 @@ class Rows:
         Shape (n,): False where the entity has no row, or one older than the view's `max_age_us`; the values of such
         a row are all null.
     known_block
-        What `block` returns, where whoever made the rows has it.
+        What `block` returns, where it is known already.
     """
 
     view: View
@@ -62,7 +62,9 @@ class Rows:
         there = self.present[:, None]
         ints = np.where((self.ints != NULL_INT) & there, self.ints, np.nan)
         floats = np.where(there, self.floats, np.nan)
-        return np.ascontiguousarray(np.concatenate([ints, floats], axis=1).T)
+        found: F64 = np.ascontiguousarray(np.concatenate([ints, floats], axis=1).T)
+        object.__setattr__(self, "known_block", found)  # frozen, and asked for several times a request
+        return found
 
     @property
     def time(self) -> I64:
@@ -143,7 +145,7 @@ class AllPairs:
         Shape (len(item_ids),).
     """
 
-    __slots__ = ("_block", "_place", "_rows", "item_ids")
+    __slots__ = ("_place", "_rows", "item_ids")
 
     def __init__(self, item_ids: Sequence[str], rows: Rows) -> None:
         self.item_ids = item_ids
@@ -156,7 +158,6 @@ class AllPairs:
             np.concatenate([rows.floats, none.floats]),
             np.append(rows.present, False),
         )
-        self._block: F64 | None = None
 
     def __len__(self) -> int:
         return len(self._place)
@@ -183,14 +184,12 @@ class AllPairs:
 
     def _taken(self, which: npt.NDArray[np.intp]) -> Rows:
         rows = self._rows
-        if self._block is None:
-            self._block = rows.block()
         return Rows(
             rows.view,
             rows.ints.take(which, 0),
             rows.floats.take(which, 0),
             rows.present.take(which),
-            self._block.take(which, 1),
+            rows.block().take(which, 1),
         )
 
 

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.rows import UserRows
+from feature_repo.rows import UserRows, block_names
+from feature_repo.views import USER_CATEGORY
 from serving.candidates.contract import F32, I32, DenseQuery, top_k
 from serving.cascade.items import ItemTable
 
 F64 = npt.NDArray[np.float64]
 
+#: Rows of purchases and views in a block of affinities.
+_COUNTS = [block_names(USER_CATEGORY).index(f"affinity_{name}") for name in ("purchases", "views")]
 #: Long enough for every list a request may ask for.
 _DEPTH = 1000
 
@@ -53,8 +56,7 @@ class CategoryPopularity:
 
     def query(self, user: UserRows, table: ItemTable, now_us: int) -> _CategoryQuery:
         """Weight every category by the user's purchases and views in it."""
-        counts = (user.affinities.column(f"affinity_{name}") for name in ("purchases", "views"))
-        bought, seen = (np.nan_to_num(count) for count in counts)
+        bought, seen = np.nan_to_num(user.affinities.block()[_COUNTS])
         weights = bought + 0.2 * seen
         by_code = np.zeros(len(table.category_names))
         code = table.category_index

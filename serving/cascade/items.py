@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -216,7 +217,7 @@ class ItemTable:
     def lookup(self, item_ids: Sequence[str]) -> I32:
         """Item indices of ids, -1 for unknown ones."""
         index = self.index
-        return np.fromiter((index.get(i, -1) for i in item_ids), np.int32, len(item_ids))
+        return np.fromiter(map(index.get, item_ids, repeat(-1)), np.int32, len(item_ids))
 
 
 def catalog_entry(item_id: str, item: CatalogItem | None) -> CatalogEntry:
