@@ -83,6 +83,9 @@ class IngestStatus:
     current_ms: int = 0
     #: Events per second over the last second.
     rate: float = 0.0
+    #: Memory Redis uses, and may use (its maxmemory, else the machine's).
+    redis_used_bytes: int = 0
+    redis_limit_bytes: int = 0
 
 
 def read_status(client: redis.Redis, project: str) -> IngestStatus | None:
@@ -359,6 +362,9 @@ class IngestWorker:
         then, events = self._rate_from
         self.status.rate = round((self.status.events - events) / (now - then), 1) if then else 0.0
         self._rate_from = (now, self.status.events)
+        memory: Any = self._client.info("memory")
+        self.status.redis_used_bytes = int(memory["used_memory"])
+        self.status.redis_limit_bytes = int(memory["maxmemory"] or memory["total_system_memory"])
         self.status.updated_ms = _now_ms()
         self._client.set(status_key(self._project), msgspec.json.encode(self.status))
 

@@ -45,6 +45,9 @@ class Settings:
         "PostgreSQL of plan, ledger and rollouts (postgresql://user:password@host/db); empty: an SQLite file.",
     )
     admin_port: int = _doc(8098, "Port of the control plane's own API, on 127.0.0.1 only.")
+    metrics_host: str = _doc("127.0.0.1", "Address on which ingest worker and controller show their metrics.")
+    ingest_metrics_port: int = _doc(8097, "Port of the ingest worker's metrics; the next free one if it is in use.")
+    control_metrics_port: int = _doc(8096, "Port of the controller's metrics; the next free one if it is in use.")
     rollout_profile: str = _doc("production", "Profile of rollouts that start by themselves (docs/rollouts.md).")
     rollout_auto: bool = _doc(
         True, "Whether a version the gate let through starts its rollout by itself; true or false."

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
+from deployment.control_metrics import ControlMetrics
 from deployment.promotion import ControlPlane
 from deployment.rollout.beside import BesideWork
 from deployment.rollout.controller import WHO, Controller
@@ -16,6 +17,7 @@ from deployment.rollout.intake import Intake
 from deployment.rollout.profile_file import load_profile
 from feature_repo.errors import UnavailableError
 from feature_repo.settings import Settings
+from training.run_metrics import LastTrainings
 
 
 class ControlProcess:
@@ -36,7 +38,9 @@ class ControlProcess:
         self.profile = profile
         self._settings = settings
         self._plane = ControlPlane(settings)
-        self._gate = GateFeed(settings, self._plane, self._active) if with_gate else None
+        self.metrics = ControlMetrics()
+        self.metrics.registry.register(LastTrainings(settings))
+        self._gate = GateFeed(settings, self._plane, self._active, self.metrics.judged) if with_gate else None
         stale = self._gate.again if self._gate else (lambda _version: None)
         intake = Intake(self._plane, lambda: load_profile(settings, profile), WHO, stale)
         self._beside = BesideWork(settings, self._plane, self._active)
@@ -59,7 +63,7 @@ class ControlProcess:
 
     def run(self, stop: threading.Event) -> None:
         """Control until told to stop."""
-        self.controller.run(stop)
+        self.controller.run(stop, on_tick=self._ticked)
 
     @contextlib.contextmanager
     def serving(self, grace_s: int) -> Iterator[None]:
@@ -94,6 +98,9 @@ class ControlProcess:
         finally:
             server.should_exit = True
             thread.join(grace_s + 5.0)
+
+    def _ticked(self, _said: str) -> None:
+        self.metrics.ticked(self.controller.status, active=self._active(), problem=self.controller.problem)
 
     def _active(self) -> bool:
         return self.controller.leadership.lease is not None

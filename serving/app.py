@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 from fastapi import APIRouter, FastAPI
@@ -27,7 +28,7 @@ from serving.child_scorer.process import ENTRY, ChildLimits
 from serving.event_intake import EventIntake
 from serving.explainer import Explainer
 from serving.feature_reads import FeatureReads
-from serving.hidden_items import hidden_items, load_hidden, save_hidden
+from serving.hidden_items import load_hidden, remember_hidden
 from serving.hot_path import HotPath
 from serving.http import MeasuredApp
 from serving.impression_log import ImpressionLog
@@ -53,6 +54,7 @@ from serving.score import ScoreService
 from serving.shadow import Shadow
 from serving.state import ServingState
 from serving.stream_entry import NewItems, StreamEntry
+from serving.workers import DIRECTORY, Workers
 
 _DESCRIPTION = """\
 Recommendations, similar and popular items, scores, and the events that change them.
@@ -96,6 +98,7 @@ def create_app(
     redis: Redis | None = None,
     child_limits: ChildLimits | None = None,
     child_entry: str = ENTRY,
+    workers_dir: Path | None = None,
 ) -> FastAPI:
     """Make the service of one project.
 
@@ -107,10 +110,13 @@ def create_app(
         Client to use instead of one made from the settings; closed by whoever made it.
     child_limits, child_entry
         Of candidates' processes, see `ReleaseLoader`.
+    workers_dir
+        Where several processes of one parent meet (serving/workers.py); None: this is the only one.
     """
     _one_request_at_a_time()
     client, pipe = connect(settings) if redis is None else redis, open_pipe(settings)
-    metrics = Metrics()
+    metrics, workers = Metrics(), Workers(workers_dir)
+    workers.answer("metrics", lambda: metrics.exposition(workers.number))
     # One breaker for reads, one for writes: a Redis that is full, read-only or slow to write can still be read.
     guard, write_guard = (RedisGuard(settings.redis_timeout_ms / 1000) for _ in range(2))
     reader = AsyncOnlineReader(client, settings.project)
@@ -137,25 +143,24 @@ def create_app(
     entry, new_items = StreamEntry(settings, client, write_guard, metrics), NewItems(settings.max_items)
     events = EventIntake(settings, entry, new_items, state, metrics, now_us)
     items = ItemIntake(settings, entry, new_items, state, metrics, now_us)
-    observe(metrics, state, impressions, now_us)
-
-    async def remember_hidden() -> None:
-        if state.table is not None and state.release is not None:
-            hidden = hidden_items(state.table, state.release.bundle.popular)
-            if hidden != state.hidden:
-                state.hidden = hidden
-                await asyncio.to_thread(save_hidden, hidden, settings.hidden_items_path)
+    queues = {
+        "impressions": lambda: impressions.waiting,
+        "shadow": lambda: shadow.waiting,
+        "explanations": lambda: explainer.waiting,
+    }
+    observe(metrics, state, now_us, queues, {"read": guard, "write": write_guard})
 
     async def refresh() -> None:
         async with asyncio.timeout(BACKGROUND_TIMEOUT_S):
             if await state.items.refresh():
-                await remember_hidden()
+                await remember_hidden(state, settings.hidden_items_path)
             state.ingest = await read_ingest(client, settings.project, reader)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         impressions.start()
         shadow.start()
+        await workers.start()
         works = [
             BackgroundWork("item table", settings.item_refresh_ms / 1000, refresh, state.problems),
             BackgroundWork("plan", settings.plan_poll_ms / 1000, loader.poll, state.problems),
@@ -167,7 +172,7 @@ def create_app(
         try:
             yield
         finally:
-            await asyncio.gather(*(work.stop() for work in works), shadow.stop())
+            await asyncio.gather(*(work.stop() for work in works), shadow.stop(), workers.stop())
             await loader.stop()
             await asyncio.to_thread(impressions.stop)
             await asyncio.to_thread(explainer.stop)
@@ -194,7 +199,7 @@ def create_app(
             event_routes(events),
             admin_routes(state, reads, now_us),
             rollout_routes(lambda: guard.call(lambda: client.get(rollout_status_key(settings.project)))),
-            health_routes(state, guard, write_guard, metrics, now_us),
+            health_routes(state, guard, write_guard, workers, now_us),
         ),
         recommendations,
         metrics,
@@ -223,7 +228,8 @@ def _install(
 def app_from_environment() -> FastAPI:
     """Make the service from the settings of file and environment; for servers that start several processes."""
     threading.Thread(target=_end_with, args=(os.getppid(),), name="parent", daemon=True).start()
-    return create_app(Settings.load())
+    directory = os.environ.get(DIRECTORY)
+    return create_app(Settings.load(), workers_dir=Path(directory) if directory else None)
 
 
 def _end_with(parent: int) -> None:

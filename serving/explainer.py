@@ -22,6 +22,11 @@ class Explainer:
         self._pool = ThreadPoolExecutor(1, "explain")
         self._asked = 0
 
+    @property
+    def waiting(self) -> int:
+        """Lists on their way."""
+        return self._asked
+
     async def explain(self, recommender: Recommender, slate: Slate) -> list[Explanation] | None:
         """Explain every item of a list; None where too many lists are on their way."""
         if self._asked >= MAX_ASKED:

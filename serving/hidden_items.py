@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from serving.cascade.items import ItemTable
+from serving.state import ServingState
 
 _LOG = logging.getLogger(__name__)
 
@@ -17,6 +19,15 @@ def hidden_items(table: ItemTable, popular: Sequence[str]) -> frozenset[str]:
     """Return the items of a popularity file that are blocked or not available now."""
     at = table.lookup(popular)
     return frozenset(item for item, i in zip(popular, at.tolist(), strict=True) if i >= 0 and not table.available[i])
+
+
+async def remember_hidden(state: ServingState, path: Path) -> None:
+    """Note in `state.hidden` what must not be shown now, and on disk where that has changed."""
+    if state.table is not None and state.release is not None:
+        hidden = hidden_items(state.table, state.release.bundle.popular)
+        if hidden != state.hidden:
+            state.hidden = hidden
+            await asyncio.to_thread(save_hidden, hidden, path)
 
 
 def save_hidden(items: frozenset[str], path: Path) -> None:

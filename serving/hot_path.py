@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from feature_repo.errors import LarderError
 from feature_repo.events import Repeats
 from serving.cascade.rerank import DiversityKind
-from serving.http import LEVEL, Route
+from serving.http import ARM, LEVEL, Route
 from serving.metrics import Metrics
 from serving.problems import larder_problem
 from serving.recommend import RecommendationService, Wish
@@ -72,7 +72,7 @@ class HotPath:
         except LarderError as error:
             await larder_problem(error)(scope, receive, send)
             return
-        scope[LEVEL] = answer.level
+        scope[LEVEL], scope[ARM] = answer.level, answer.arm
         start = time.perf_counter()
         body = _ENCODE(answer)
         self._encode.observe(time.perf_counter() - start)

@@ -18,8 +18,9 @@ from serving.metrics import Metrics
 from serving.problems import TOO_LARGE
 from serving.schemas import MAX_BODY_BYTES
 
-#: Where a request's scope says on which rung of the ladder its answer stands.
+#: Where a request's scope says on which rung of the ladder its answer stands, and which arm the user belongs to.
 LEVEL = "larder.level"
+ARM = "larder.arm"
 _ENCODE = msgspec.json.Encoder().encode
 #: A body that is too large is read and thrown away up to here, so that the client hears the answer.
 _DRAINED_BYTES = 10 * MAX_BODY_BYTES
@@ -56,15 +57,16 @@ class StrictRoute(APIRoute):
 
 
 def answer(request: Request, content: Any, status: int = 200) -> Response:
-    """Encode an answer, and note the rung of the ladder it stands on for the metrics."""
+    """Encode an answer, and note its rung of the ladder and its arm for the metrics."""
     level = getattr(content, "level", None)
     if level is not None:
         request.scope[LEVEL] = level
+        request.scope[ARM] = getattr(content, "arm", None)
     return Response(_ENCODE(content), status, media_type="application/json")
 
 
 class MeasuredApp:
-    """ASGI middleware: counts and times requests by route, status and level, and caps their bodies."""
+    """ASGI middleware: counts and times requests by route, status, level and arm, and caps their bodies."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -100,5 +102,7 @@ class MeasuredApp:
         finally:
             route = getattr(scope.get("route"), "path_format", None) or "unmatched"
             level = scope.get(LEVEL)
-            self._metrics.requests.labels(route, str(status), level if level in LEVELS else "none").inc()
+            self._metrics.requests.labels(
+                route, str(status), level if level in LEVELS else "none", scope.get(ARM) or "none"
+            ).inc()
             self._metrics.request_seconds.labels(route).observe(time.perf_counter() - start)

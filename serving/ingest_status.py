@@ -29,16 +29,10 @@ class IngestView(msgspec.Struct, frozen=True):
         When the worker said so; it does every second.
     watermark_ms
         Time of the last event folded; 0 if none was.
-    events, item_changes, malformed
-        Entries dealt with since the worker's start.
-    redis_errors, log_errors
-        Failures it waited out.
     stream_entries
         Entries in the stream.
-    log_watermark
-        `seq` up to which all is in the offline log.
-    quarantine_waiting, quarantine_written
-        Refused rows in Redis, and those written to files since the worker's start.
+    quarantine_waiting
+        Refused rows in Redis that wait for their file.
     """
 
     current_ms: int = 0
@@ -46,15 +40,8 @@ class IngestView(msgspec.Struct, frozen=True):
     rate: float = 0.0
     updated_ms: int = 0
     watermark_ms: int = 0
-    events: int = 0
-    item_changes: int = 0
-    malformed: int = 0
-    redis_errors: int = 0
-    log_errors: int = 0
     stream_entries: int = 0
-    log_watermark: int = 0
     quarantine_waiting: int = 0
-    quarantine_written: int = 0
 
     @property
     def known_ms(self) -> int:

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from serving.assignment import ARMS
+from serving.missing_features import MissingFeatures
 from serving.plan import Arm
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+disable_created_metrics()  # type: ignore[no-untyped-call] # a second series per counter, which nothing asks for
 
 _LATENCY_S = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
 _STAGE_S = (0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1)
 _SHARES = tuple(round(0.1 * n, 1) for n in range(11))
 #: Parts of a recommendation request.
 STAGES = ("user_read", "retrieve", "pair_read", "rank", "explain", "encode")
+#: Of the first item's score: rankers of ours give probabilities, those of others any number.
+_SCORES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
 
 
 class Metrics:
@@ -24,13 +38,18 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.requests = self._counter("requests", "Answers", "route", "status", "level")
+        self.requests = self._counter("requests", "Answers", "route", "status", "level", "arm")
         self.request_seconds = self._histogram("request_seconds", "Time to answer", _LATENCY_S, "route")
         stage_seconds = self._histogram("stage_seconds", "Parts of a recommendation request", _STAGE_S, "stage")
         self.stage = {name: stage_seconds.labels(name) for name in STAGES}
         self.shed = self._counter("shed", "Requests refused because there was too much to do", "kind")
         self.served_items = self._counter("served_items", "Items served by the candidate generator", "source")
         self.candidates = self._counter("candidates", "Candidates by the generator that ranked them highest", "source")
+        self.reasons = self._counter("reasons", "Lists that are not what they could be at best, by why", "reason")
+        top_score = self._histogram("top_score", "Score of a list's first item", _SCORES, "arm")
+        self.top_score = {name: top_score.labels(name) for name in ARMS}
+        self.missing = MissingFeatures()
+        self.registry.register(self.missing)
         self.events = self._counter("events", "Events by what became of them", "status")
         self.items = self._counter("items", "Catalogue entries by what became of them", "status")
         self.refused = self._counter("refused", "Events and entries that were refused, by reason", "reason")
@@ -59,15 +78,27 @@ class Metrics:
         """Register a gauge that is asked for when Prometheus is."""
         self._gauge(name, text).set_function(value)
 
+    def observe_each(self, name: str, text: str, label: str, values: Mapping[str, Callable[[], float]]) -> None:
+        """Register a gauge for each value of a label; they are asked for when Prometheus is."""
+        gauge = self._gauge(name, text, label)
+        for key, value in values.items():
+            gauge.labels(key).set_function(value)
+
     def set_models(self, arms: Mapping[str, Arm]) -> None:
         """Name the bundle of each arm; those of the last plan go."""
         self._model_info.clear()
         for name, arm in arms.items():
             self._model_info.labels(arm.bundle_id, arm.model_version, name).set(1)
 
-    def exposition(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
+    def exposition(self, worker: str | None = None) -> bytes:
+        """Return all metrics in Prometheus' text format.
+
+        Parameters
+        ----------
+        worker
+            Number of this process among several; each sample gets it as a label.
+        """
+        return generate_latest(self.registry if worker is None else _OfWorker(self.registry, worker))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"larder_{name}", text, labels, registry=self.registry)
@@ -77,3 +108,16 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"larder_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+
+class _OfWorker(Collector):
+    """What a registry has, each sample labelled with the process it is of."""
+
+    def __init__(self, registry: CollectorRegistry, worker: str) -> None:
+        self._registry = registry
+        self._worker = worker
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._registry.collect():
+            family.samples = [s._replace(labels={**s.labels, "worker": self._worker}) for s in family.samples]
+            yield family

@@ -273,6 +273,12 @@ class RecommendationService:
     ) -> None:
         for source, count in Counter(item.source for item in served.items).items():
             self._metrics.served_items.labels(source).inc(count)
+        for reason in served.reasons:
+            self._metrics.reasons.labels(reason).inc()
+        if served.seen is not None and served.items:
+            self._metrics.top_score[answer.arm].observe(served.items[0].score)
+            if served.seen.candidates is None:  # a row per served item, not per candidate
+                self._metrics.missing.add(served.seen.service, served.seen.matrix)
         self._impressions.append(
             Impressions(
                 request_id=answer.request_id,

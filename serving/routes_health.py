@@ -8,13 +8,14 @@ from fastapi import APIRouter, Request, Response
 
 from serving.answers import Live, Readiness
 from serving.http import answer
-from serving.metrics import CONTENT_TYPE, Metrics
+from serving.metrics import CONTENT_TYPE
 from serving.redis_client import RedisGuard
 from serving.state import ServingState
+from serving.workers import Workers, merged_expositions
 
 
 def health_routes(
-    state: ServingState, guard: RedisGuard, write_guard: RedisGuard, metrics: Metrics, now_us: Callable[[], int]
+    state: ServingState, guard: RedisGuard, write_guard: RedisGuard, workers: Workers, now_us: Callable[[], int]
 ) -> APIRouter:
     """Make the routes."""
     router = APIRouter(tags=["health"])
@@ -56,7 +57,9 @@ def health_routes(
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
     async def exposition() -> Response:
-        """All metrics, in Prometheus' text format."""
-        return Response(metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+        """All metrics, in Prometheus' text format; of several processes, those of all, by `worker`."""
+        said = await workers.ask("metrics")
+        text = said["0"] if workers.number is None else merged_expositions(said)
+        return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
     return router

@@ -73,6 +73,11 @@ class Shadow:
         except asyncio.QueueFull:
             self._drop()
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for the shadow."""
+        return self._queue.qsize()
+
     def start(self) -> None:
         """Start the task and the log."""
         self._log.start()

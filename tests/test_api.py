@@ -320,12 +320,15 @@ def test_health_and_metrics(api: RunningApi, shop: Shop, bundle_id: str) -> None
     assert (ready.json()["bundle_id"], ready.json()["epoch"]) == (bundle_id, 1)
     assert ready.json()["items"] >= len(shop.item_ids)
     api.recommend("u00001")
-    served = api.metric('larder_requests_total{level="full",route="/v1/recommendations",status="200"}')
+    served = api.metric('larder_requests_total{arm="stable",level="full",route="/v1/recommendations",status="200"}')
     api.recommend("u00001")
-    assert api.metric('larder_requests_total{level="full",route="/v1/recommendations",status="200"}') == served + 1
+    assert (
+        api.metric('larder_requests_total{arm="stable",level="full",route="/v1/recommendations",status="200"}')
+        == served + 1
+    )
     assert api.metric(f'larder_model_info{{arm="stable",bundle_id="{bundle_id}",model_version="1"}}') == 1
     api.http.get("/no/such/route")
-    assert api.metric('larder_requests_total{level="none",route="unmatched",status="404"}') >= 1
+    assert api.metric('larder_requests_total{arm="none",level="none",route="unmatched",status="404"}') >= 1
     assert api.metric('larder_stage_seconds_count{stage="rank"}') > 0
     assert api.metric('larder_candidates_total{source="similar"}') > 0
     # Labels come from closed sets: no id of a user, an item or a request is in any of them.

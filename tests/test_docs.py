@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from feature_repo.settings import Settings
-from serving.app import create_app
-
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
@@ -52,11 +49,3 @@ def test_commands_and_targets_exist(page: Path) -> None:
     assert named <= have
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
-
-
-def test_every_metric_is_documented(tmp_path: Path) -> None:
-    """docs/operations.md lists the metrics of the API: all of them, and no other."""
-    metrics = create_app(Settings(home=tmp_path)).state.metrics.registry.collect()
-    exposed = {f"{m.name}_total" if m.type == "counter" else m.name for m in metrics if m.name.startswith("larder_")}
-    text = (ROOT / "docs" / "operations.md").read_text("utf-8")
-    assert exposed == set(re.findall(r"^\| `(larder_\w+)", text, re.MULTILINE))

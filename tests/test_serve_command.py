@@ -20,6 +20,8 @@ from larder.services.ports import HOST, any_free_port
 from larder.services.stack import settings_env
 from tests.running_api import open_shop, wait_until
 
+ANSWERS = 'larder_requests_total{arm="stable",level="full",route="/v1/recommendations"'
+
 
 @contextmanager
 def serving(settings: Settings, port: int, *options: str) -> Iterator[subprocess.Popen[str]]:
@@ -40,6 +42,30 @@ def ready(url: str) -> bool:
         return httpx.get(f"{url}/readyz").status_code == 200
     except httpx.TransportError:
         return False
+
+
+def samples(url: str, start: str) -> dict[str, float]:
+    """Sums of the samples whose line begins so, by process; empty while the API does not answer."""
+    try:
+        text = httpx.get(f"{url}/metrics").text
+    except httpx.TransportError:
+        return {}
+    found: dict[str, float] = {}
+    for line in text.splitlines():
+        if line.startswith(start):
+            number = line.partition('worker="')[2].partition('"')[0]
+            found[number] = found.get(number, 0.0) + float(line.rpartition(" ")[2])
+    return found
+
+
+def worker_of(process: subprocess.Popen[str], number: str) -> psutil.Process:
+    """The worker that holds a number."""
+    workers = psutil.Process(process.pid).children(recursive=True)
+    return next(one for one in workers if any(file.path.endswith(f"/{number}.lock") for file in one.open_files()))
+
+
+def up(url: str) -> dict[str, float]:
+    return samples(url, "larder_worker_up{")
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
@@ -70,8 +96,20 @@ def test_two_workers_answer(settings: Settings) -> None:
     port = any_free_port()
     with serving(settings, port, "--workers", "2") as process:
         wait_until(lambda: ready(f"http://127.0.0.1:{port}") or process.poll() is not None, timeout_s=40)
-        answer = httpx.post(f"http://127.0.0.1:{port}/v1/recommendations", json={"user_id": "u00001"})
-        assert answer.json()["level"] == "full"
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: up(url) == {"0": 1.0, "1": 1.0})
+        for n in range(60):  # each over a connection of its own: whichever process takes it
+            answer = httpx.post(f"{url}/v1/recommendations", json={"user_id": f"u{n:05}"})
+            assert answer.json()["level"] == "full"
+        for _ in range(10):
+            answers = samples(url, ANSWERS)
+            assert sum(answers.values()) == 60, "every process answers for all"
+            assert samples(url, "larder_ready_status") == {"0": 1.0, "1": 1.0}
+        # One is killed: the next one takes over its number, and the other's counters stand.
+        victim = max(answers, key=lambda number: answers[number])
+        others = {number: count for number, count in answers.items() if number != victim}
+        worker_of(process, victim).kill()
+        wait_until(lambda: up(url) == {"0": 1.0, "1": 1.0} and samples(url, ANSWERS) == others, timeout_s=40)
         process.terminate()
         process.communicate(timeout=20)
 

@@ -25,7 +25,7 @@ from serving.cascade.items import ItemTable
 from serving.cascade.recommender import Policy
 from serving.cascade.rerank import Diversity, NewItems
 from training.candidate_rows import RankerRows, Sampling, candidate_rows
-from training.evaluate import Evaluation
+from training.evaluate import TWO_STAGE, Evaluation
 from training.evaluate_bundle import evaluate_bundle
 from training.fit_ranker import FittedRanker, fit_ranker
 from training.fusion import fit_fusion
@@ -34,6 +34,7 @@ from training.line_up import LineUp, default_line_up, fit_line_up
 from training.offline_table import offline_item_table
 from training.rankers.catboost_ranker import CatBoostParams
 from training.rankers.contract import RankerParams
+from training.run_metrics import FIGURES, recorded_run
 from training.save_bundle import feature_columns, save_bundle
 from training.save_purchase import read_purchase
 from training.split import Log, Split, Window, drawn, split_by_time
@@ -144,7 +145,15 @@ def train(
     BadInputError
         If the events are too few, or nobody takes anything in a window.
     """
-    report = progress or (lambda what, done, total: None)
+    with recorded_run(settings) as figures:
+        result = _train(settings, config, data_hash, progress or (lambda what, done, total: None), purchase)
+        figures.update(_figures(result.evaluation))
+    return result
+
+
+def _train(
+    settings: Settings, config: TrainConfig, data_hash: str, report: Progress, purchase: Path | None
+) -> TrainResult:
     watch = Stopwatch()
     with watch.phase("read events"):
         log = read_log(settings)
@@ -194,6 +203,12 @@ def train(
     with watch.phase("evaluate"):
         evaluation = evaluate_bundle(bundle, reader, log, settings.seed, report, users=config.users)
     return TrainResult(bundle, directory, evaluation, fitted, windows[-1], split, config, watch.seconds)
+
+
+def _figures(evaluation: Evaluation) -> dict[str, float]:
+    warm = evaluation.metrics["warm"][TWO_STAGE]
+    values = (warm["ndcg@10"], warm["recall@20"], evaluation.auc, evaluation.candidate_recall)
+    return {name: float(per_user.mean()) for name, per_user in zip(FIGURES, values, strict=True)}
 
 
 def read_log(settings: Settings) -> Log:

@@ -28,7 +28,7 @@ from deployment.store.records import Lease
 from feature_repo.errors import ConflictError, LarderError
 from feature_repo.redis_scripts import connect
 from feature_repo.settings import Settings
-from serving.rollout_status import encode_status, rollout_status_key
+from serving.rollout_status import RolloutStatus, encode_status, rollout_status_key
 from serving.signature import signing_key
 
 _LOG = logging.getLogger(__name__)
@@ -101,6 +101,8 @@ class Controller:
         self._collector: Collector | None = None
         self._last_tick: float | None = None
         self.problem = ""
+        #: What was published last; None without a rollout.
+        self.status: RolloutStatus | None = None
 
     def run(self, stop: threading.Event, every_s: float = TICK_S, on_tick: Callable[[str], None] | None = None) -> None:
         """Tick until told to stop; a dependency that is away changes nothing, and the next tick tries again."""
@@ -242,9 +244,10 @@ class Controller:
 
     def _publish_status(self) -> None:
         if self._current is None:
+            self.status = None
             return
         plan = self._store.plan()
-        status = status_of(self._current.kept, plan.epoch if plan else 0, self._now())
+        self.status = status = status_of(self._current.kept, plan.epoch if plan else 0, self._now())
         self._crash_point("before_status")
         try:
             self._redis.set(rollout_status_key(self._settings.project), encode_status(status))

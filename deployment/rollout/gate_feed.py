@@ -26,8 +26,15 @@ WHO: Final = "gate"
 class GateFeed:
     """Looks for versions without a verdict while this process is the active controller."""
 
-    def __init__(self, settings: Settings, plane: ControlPlane, active: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        plane: ControlPlane,
+        active: Callable[[], bool],
+        on_verdict: Callable[[Verdict], None] = lambda _verdict: None,
+    ) -> None:
         self._settings = settings
+        self._on_verdict = on_verdict
         self._plane = plane
         self._active = active
         self._stopping = threading.Event()
@@ -87,6 +94,7 @@ class GateFeed:
             # A version's number comes again when a project starts anew on another MLflow; a run's id never does.
             if verdict in verdicts or worker.version(verdict.version).run_id == verdict.run_id:
                 record_verdict(self._plane.store, verdict, WHO, datetime.now(UTC))
+                self._on_verdict(verdict)
 
     def _kept(self) -> list[Verdict]:
         """Return the newest verdicts of this machine's files."""

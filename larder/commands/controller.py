@@ -43,6 +43,7 @@ def run(
     import threading
 
     from larder.control import ControlProcess
+    from larder.exposition import exposed
     from larder.services.stack import attach
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -51,8 +52,10 @@ def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     process = ControlProcess(settings, profile or settings.rollout_profile, with_gate=gate)
-    with process.serving(_GRACE_S) if api else process:
+    shown = exposed(settings, "controller", process.metrics.registry, settings.control_metrics_port)
+    with shown as port, process.serving(_GRACE_S) if api else process:
         where = f", API on 127.0.0.1:{settings.admin_port}" if api else ""
+        where += f", metrics on port {port}"
         print(f"controller ready: project {settings.project}, profile {process.profile}{where}", flush=True)
         process.run(stop)
     print("controller stopped")

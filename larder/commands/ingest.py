@@ -30,8 +30,12 @@ def run(ctx: typer.Context) -> None:
     import signal
     import threading
 
+    from prometheus_client import CollectorRegistry
+
     from feature_repo.ingest import IngestWorker
+    from feature_repo.ingest_metrics import IngestMetrics
     from feature_repo.redis_scripts import connect
+    from larder.exposition import exposed
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     settings = settings_of(ctx)
@@ -44,7 +48,10 @@ def run(ctx: typer.Context) -> None:
 
     with closing(connect(settings, timeout_ms=_TIMEOUT_MS)) as client:
         worker = IngestWorker(settings, client)
-        worker.run(stop, ready)
+        registry = CollectorRegistry()
+        registry.register(IngestMetrics(lambda: worker.status, settings.home))
+        with exposed(settings, "ingest", registry, settings.ingest_metrics_port):
+            worker.run(stop, ready)
     status = worker.status
     print(f"ingest stopped: {status.events} events in {status.batches} batches, watermark {status.watermark}")
 

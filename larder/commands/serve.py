@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import tempfile
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ def serve(
     ctx: typer.Context,
     host: Annotated[str | None, typer.Option(help="Address to listen on (setting api_host).")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port (setting api_port).")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; each has its own /metrics.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; /metrics of any has the metrics of all.")] = 1,
 ) -> None:
     """Run the API until Ctrl-C or SIGTERM. Redis is expected to run: `larder services up`.
 
@@ -35,8 +36,10 @@ def serve(
     """
     import uvicorn
 
+    from larder.exposition import announced
     from larder.services.stack import attach, settings_env
     from serving.app import app_from_environment, create_app
+    from serving.workers import DIRECTORY
 
     settings = attach(settings_of(ctx))
     settings = replace(
@@ -56,12 +59,15 @@ def serve(
         "ws": "none",
         "log_level": "warning",
     }
-    if workers == 1:
-        uvicorn.run(create_app(settings), **options)
-    else:
-        os.environ.update(settings_env(settings))
+    with announced(settings, "api", settings.api_host, settings.api_port):
+        if workers == 1:
+            uvicorn.run(create_app(settings), **options)
+            return
         name = f"{app_from_environment.__module__}:{app_from_environment.__name__}"
-        uvicorn.run(name, factory=True, workers=workers, **options)
+        # Short, as the name of a Unix socket must be; nobody else may enter.
+        with tempfile.TemporaryDirectory(prefix="larder-") as directory:
+            os.environ.update(settings_env(settings) | {DIRECTORY: directory})
+            uvicorn.run(name, factory=True, workers=workers, **options)
 
 
 def _require_free(host: str, port: int) -> None:

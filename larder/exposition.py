@@ -1,0 +1,86 @@
+"""Shows a process's metrics on loopback, and tells Prometheus where: one file of targets per process.
+
+Prometheus reads the directory of those files (file_sd). A process that was killed leaves its file, so that Prometheus
+says that it is down; the next one of its role removes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, Literal
+
+import psutil
+from prometheus_client import CollectorRegistry, disable_created_metrics, start_http_server
+
+from feature_repo.errors import UnavailableError
+from feature_repo.settings import Settings
+
+Role = Literal["api", "ingest", "controller"]
+_TRIES: Final = 100
+
+
+def targets_dir(settings: Settings) -> Path:
+    """Where Prometheus looks for what to ask."""
+    return settings.home / "prometheus" / "targets"
+
+
+@contextmanager
+def exposed(settings: Settings, role: Role, registry: CollectorRegistry, first_port: int) -> Iterator[int]:
+    """Serve a registry over HTTP while the context lasts; yields the port, the first free one from `first_port`.
+
+    Raises
+    ------
+    UnavailableError
+        If none of 100 ports is free.
+    """
+    disable_created_metrics()  # type: ignore[no-untyped-call] # a second series per counter, which nothing asks for
+    for port in range(first_port, min(first_port + _TRIES, 65536)):
+        try:
+            server, thread = start_http_server(port, settings.metrics_host, registry)
+        except OSError:
+            continue
+        break
+    else:
+        raise UnavailableError(
+            f"no port from {first_port} on is free for the metrics of {role}; choose others in the settings"
+        )
+    try:
+        with announced(settings, role, settings.metrics_host, port):
+            yield port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5.0)
+
+
+@contextmanager
+def announced(settings: Settings, role: Role, host: str, port: int) -> Iterator[None]:
+    """Tell Prometheus while the context lasts that this process has metrics on a port."""
+    directory = targets_dir(settings)
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in directory.glob(f"{role}-{settings.project}-*.json"):
+        if not _lives(path):
+            path.unlink(missing_ok=True)
+    host = "127.0.0.1" if host in {"0.0.0.0", "::", "localhost"} else host  # noqa: S104 - told apart, not bound
+    labels = {"job": f"larder-{role}", "project": settings.project, "__pid": str(os.getpid())}
+    path = directory / f"{role}-{settings.project}-{port}.json"
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps([{"targets": [f"{host}:{port}"], "labels": labels}]), "utf-8")
+    scratch.replace(path)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _lives(path: Path) -> bool:
+    """Whether the process that wrote a file of targets still runs."""
+    try:
+        return psutil.pid_exists(int(json.loads(path.read_text("utf-8"))[0]["labels"]["__pid"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
