@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Iterable
 from importlib.metadata import version
@@ -54,7 +51,7 @@ from serving.score import ScoreService
 from serving.shadow import Shadow
 from serving.state import ServingState
 from serving.stream_entry import NewItems, StreamEntry
-from serving.workers import DIRECTORY, Workers
+from serving.workers import Workers
 
 _DESCRIPTION = """\
 Recommendations, similar and popular items, scores, and the events that change them.
@@ -223,17 +220,3 @@ def _install(
     app.add_middleware(HotPath, service=recommendations, metrics=metrics)
     app.add_middleware(Admission, limit=max_under_way, metrics=metrics)
     app.add_middleware(MeasuredApp, metrics=metrics)
-
-
-def app_from_environment() -> FastAPI:
-    """Make the service from the settings of file and environment; for servers that start several processes."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), name="parent", daemon=True).start()
-    directory = os.environ.get(DIRECTORY)
-    return create_app(Settings.load(), workers_dir=Path(directory) if directory else None)
-
-
-def _end_with(parent: int) -> None:
-    """End this process in order when the one that started it is gone: no worker outlives a supervisor's kill -9."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os.kill(os.getpid(), signal.SIGTERM)

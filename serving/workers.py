@@ -15,8 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final
 
-#: Environment variable with the directory; the parent makes it and removes it.
-DIRECTORY: Final = "LARDER_WORKERS_DIR"
 UP: Final = "larder_worker_up"
 _MAX: Final = 256
 #: A process that works on a request answers after it; one that hangs is left out.

@@ -135,3 +135,22 @@ def test_a_port_in_use_is_said_in_one_line(settings: Settings) -> None:
     assert process.returncode == 1
     assert f"port {settings.redis_port}" in output
     assert "Traceback" not in output
+
+
+def test_a_worker_that_ends_is_replaced_and_all_stop_in_order(settings: Settings) -> None:
+    with redis.Redis(HOST, settings.redis_port) as client:
+        open_shop(settings, client)
+    port = any_free_port()
+    with serving(settings, port, "--workers", "2") as process:
+        wait_until(lambda: ready(f"http://127.0.0.1:{port}") or process.poll() is not None, timeout_s=40)
+        parent = psutil.Process(process.pid)
+        first, other = parent.children()
+        first.kill()
+        wait_until(lambda: len({child.pid for child in parent.children()} - {first.pid}) == 2, timeout_s=20)
+        assert other.is_running()
+        wait_until(lambda: ready(f"http://127.0.0.1:{port}"), timeout_s=20)
+        process.terminate()
+        output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0, output
+    assert "another starts" in output
+    assert "Traceback" not in output

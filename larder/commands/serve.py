@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
-import os
 import socket
 import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from feature_repo.errors import UnavailableError
+from feature_repo.errors import LarderError, UnavailableError
+from feature_repo.settings import Settings
 from larder.session import settings_of
 
 app = typer.Typer(rich_markup_mode=None, help="Run the API: recommendations, scores, events.")
@@ -37,9 +40,9 @@ def serve(
     import uvicorn
 
     from larder.exposition import announced
-    from larder.services.stack import attach, settings_env
-    from serving.app import app_from_environment, create_app
-    from serving.workers import DIRECTORY
+    from larder.services.stack import attach
+    from serving.app import create_app
+    from serving.prefork import Prefork
 
     settings = attach(settings_of(ctx))
     settings = replace(
@@ -63,11 +66,23 @@ def serve(
         if workers == 1:
             uvicorn.run(create_app(settings), **options)
             return
-        name = f"{app_from_environment.__module__}:{app_from_environment.__name__}"
+        _import_ranker(settings)
         # Short, as the name of a Unix socket must be; nobody else may enter.
         with tempfile.TemporaryDirectory(prefix="larder-") as directory:
-            os.environ.update(settings_env(settings) | {DIRECTORY: directory})
-            uvicorn.run(name, factory=True, workers=workers, **options)
+            Prefork(lambda: create_app(settings, workers_dir=Path(directory)), workers, _GRACE_S, options).run()
+
+
+def _import_ranker(settings: Settings) -> None:
+    """Import what the champion's ranker needs, so that the workers share it; they say what is wrong with a bundle."""
+    from serving.bundle import read_manifest
+    from serving.plan import load_plan
+    from serving.signature import signing_key
+
+    with contextlib.suppress(LarderError, ImportError):
+        plan = load_plan(settings.plan_path, signing_key(settings))
+        if plan is not None:
+            manifest = read_manifest(settings.bundles_dir / plan.stable.bundle_id)
+            importlib.import_module(manifest["ranker"]["kind"])  # kinds have the names of their libraries
 
 
 def _require_free(host: str, port: int) -> None:
