@@ -19,6 +19,7 @@ from serving.candidates.factors import ItemFactors
 from serving.candidates.history import OwnHistory
 from serving.candidates.item_to_item import ItemToItem
 from serving.candidates.last_events import LastEvents
+from serving.candidates.mapped_arrays import read_mapped
 from serving.candidates.new_items import NewItems
 from serving.candidates.popularity import CategoryPopularity, Popularity, RatedPopularity
 from serving.candidates.projection import Projection
@@ -105,7 +106,7 @@ def load_generator(spec: dict[str, Any], directory: Path) -> CandidateGenerator:
     """
     if spec["kind"] not in KINDS:
         raise BadInputError(f"unknown kind of candidate generator {spec['kind']!r}; known: {', '.join(KINDS)}")
-    arrays = read_arrays(directory / spec["file"]) if "file" in spec else {}
+    arrays = read_mapped(directory / spec["file"]) if "file" in spec else {}
     generator: CandidateGenerator = _build(KINDS[spec["kind"]], {"name": spec["name"], **spec["params"]}, arrays)
     return with_index(generator)
 
