@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import sys
 import tempfile
 from dataclasses import replace
 from typing import Annotated, Any
@@ -59,6 +61,8 @@ def serve(
         "ws": "none",
         "log_level": "warning",
     }
+    # uvicorn ends in order, then raises the signal again: it must not end this process before it has tidied up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with announced(settings, "api", settings.api_host, settings.api_port):
         if workers == 1:
             uvicorn.run(create_app(settings), **options)
