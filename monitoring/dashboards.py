@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
+import yaml  # type: ignore[import-untyped] # its stubs are not among our dependencies
 
 GRAFANA: Final = Path(__file__).parent / "grafana"
 DESCRIPTION: Final = GRAFANA / "dashboards.yaml"

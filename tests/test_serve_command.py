@@ -108,6 +108,7 @@ def test_two_workers_answer(settings: Settings) -> None:
             answers = samples(url, ANSWERS)
             assert sum(answers.values()) == 60, "every process answers for all"
             assert samples(url, "larder_ready_status") == {"0": 1.0, "1": 1.0}
+        assert "2 of 2 processes answer" in httpx.get(f"{url}/status/view").text
         # One is killed: the next one takes over its number, and the other's counters stand.
         victim = max(answers, key=lambda number: answers[number])
         others = {number: count for number, count in answers.items() if number != victim}
