@@ -13,7 +13,7 @@ from serving.hot_path import PATH
 from serving.metrics import Metrics
 from serving.redis_client import RedisGuard
 from serving.state import ServingState
-from serving.status_samples import EVERY_S, Sample, add
+from serving.status_samples import EVERY_S, Sample
 
 _KEPT: Final = 600 // EVERY_S
 
@@ -64,15 +64,15 @@ class StatusHistory:
         statuses, levels, arms = dict[str, float](), dict[str, float](), dict[str, float]()
         for labels, _, value in _values(self._metrics.requests, "larder_requests_total"):
             if labels["route"] == PATH:
-                add(statuses, f"{labels['status'][0]}xx", value)
+                _add(statuses, f"{labels['status'][0]}xx", value)
                 if labels["level"] != "none":
-                    add(levels, labels["level"], value)
-                    add(arms, labels["arm"], value)
+                    _add(levels, labels["level"], value)
+                    _add(arms, labels["arm"], value)
         buckets, events = dict[str, float](), dict[str, float]()
         for made in self._metrics.arm_seconds.values():
             for labels, name, value in _values(made):
                 if name.endswith("_bucket"):
-                    add(buckets, labels["le"], value)
+                    _add(buckets, labels["le"], value)
         for labels, _, value in _values(self._metrics.events, "larder_events_total"):
             events[labels["status"]] = value
         return statuses, levels, arms, buckets, events
@@ -97,3 +97,7 @@ def _apart(cumulative: dict[str, float]) -> dict[str, float]:
             counts[bound] = cumulative[bound] - below
         below = cumulative[bound]
     return counts
+
+
+def _add(sums: dict[str, float], name: str, value: float) -> None:
+    sums[name] = sums.get(name, 0.0) + value

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from serving.status_charts import Series, line_chart, share_chart, stretch_chart
-from serving.status_samples import EVERY_S, Sample, add, quantile
+from serving.status_samples import EVERY_S, Sample, quantile, total
 
 #: Objectives (docs/monitoring.md): a list within 100 ms; features no older than this.
 _LIST_MS: Final = 100.0
@@ -97,9 +97,9 @@ def _model(facts: Facts) -> str:
 
 
 def _tiles(facts: Facts, recent: Sequence[Sample]) -> str:
-    buckets = _summed(recent, "buckets")
-    levels = _summed(recent, "levels")
-    statuses = _summed(recent, "statuses")
+    buckets = total(sample.buckets for sample in recent)
+    levels = total(sample.levels for sample in recent)
+    statuses = total(sample.statuses for sample in recent)
     lists, made = sum(statuses.values()), sum(levels.values())
     errors = statuses.get("5xx", 0.0) / lists if lists else None
     degraded = 1.0 - levels.get("full", 0.0) / made if made else None
@@ -189,14 +189,6 @@ def _models(facts: Facts) -> str:
         f"<p class=soft>{items}; ingest said something {said}; {facts.quarantine_waiting:,} refused rows wait for "
         "their file.</p></div>"
     )
-
-
-def _summed(samples: Sequence[Sample], field: str) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for sample in samples:
-        for name, value in getattr(sample, field).items():
-            add(total, name, value)
-    return total
 
 
 def _bad(value: float | None, limit: float) -> str:

@@ -64,16 +64,12 @@ def merged(histories: Iterable[bytes]) -> list[Sample]:
 
 
 def _sum(samples: list[Sample]) -> Sample:
-    added: list[dict[str, float]] = []
-    for field in ("statuses", "levels", "arms", "buckets"):
-        total: dict[str, float] = {}
-        for sample in samples:
-            for name, value in getattr(sample, field).items():
-                add(total, name, value)
-        added.append(total)
     return Sample(
-        samples[0].at,
-        *added,
+        at=samples[0].at,
+        statuses=total(sample.statuses for sample in samples),
+        levels=total(sample.levels for sample in samples),
+        arms=total(sample.arms for sample in samples),
+        buckets=total(sample.buckets for sample in samples),
         events=sum(sample.events for sample in samples),
         folded=max(sample.folded for sample in samples),
         feature_age_s=max((s.feature_age_s for s in samples if s.feature_age_s is not None), default=None),
@@ -108,6 +104,10 @@ def quantile(buckets: dict[str, float], share: float) -> float | None:
     return None
 
 
-def add(sums: dict[str, float], name: str, value: float) -> None:
-    """Add to a sum by name."""
-    sums[name] = sums.get(name, 0.0) + value
+def total(counts: Iterable[dict[str, float]]) -> dict[str, float]:
+    """Return the sums by name."""
+    sums: dict[str, float] = {}
+    for one in counts:
+        for name, value in one.items():
+            sums[name] = sums.get(name, 0.0) + value
+    return sums

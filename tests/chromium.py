@@ -45,9 +45,9 @@ class Page:
         return found["result"].get("value")
 
     def wait_until(self, expression: str, timeout_s: float = _TIMEOUT_S) -> Any:
-        """Return the first true value of an expression."""
+        """Return the first true value of an expression; one that fails, as the page is not there yet, is not true."""
         deadline = time.monotonic() + timeout_s
-        while not (value := self.value(expression)):
+        while not (value := self.value(f"(() => {{ try {{ return {expression} }} catch {{ return null }} }})()")):
             assert time.monotonic() < deadline, f"{expression} did not become true; {self.complaints}"
             time.sleep(0.1)
         return value
