@@ -66,6 +66,11 @@ class Asked(contextlib.AbstractContextManager["Asked"]):
         found = self.query(expression)
         return float(found[0]["value"][1]) if found else None
 
+    def groups(self) -> list[dict[str, Any]]:
+        """All rules it has taken."""
+        groups: list[dict[str, Any]] = self._http.get("/api/v1/rules").json()["data"]["groups"]
+        return groups
+
     def firing(self) -> set[str]:
         """Names of alerts that fire."""
         return {sample["metric"]["alertname"] for sample in self.query('ALERTS{alertstate="firing"}')}

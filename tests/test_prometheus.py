@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ import yaml
 
 from feature_repo.errors import UnavailableError
 from feature_repo.settings import Settings
+from larder.services.ports import any_free_port, http_ok
 from larder.services.prometheus_server import find_program, prometheus_service, write_configuration
 from monitoring.dashboards import DATASOURCE, DESCRIPTION, GRAFANA, dashboards, encoded
 from serving.metrics import Metrics
-from tests.prometheus_tools import program
+from tests.prometheus_tools import Asked, program
 
 ROOT = Path(__file__).parent.parent
 PROMETHEUS = ROOT / "monitoring" / "prometheus"
@@ -140,6 +143,30 @@ def test_the_docs_name_the_panels_without_data() -> None:
     empty = {(board["title"], panel["title"], panel["empty"]) for board in DESCRIBED for row in board["rows"]
              for panel in row["panels"] if "empty" in panel}  # fmt: skip
     assert empty == set(re.findall(r"^\| (.+?) \| (.+?) \| no data (.+?) \|$", text, re.MULTILINE))
+
+
+def test_it_starts_with_the_services_and_takes_the_rules(tmp_path: Path) -> None:
+    home, port = tmp_path / "home", any_free_port()
+    environment = os.environ | {
+        "LARDER_HOME": str(home), "LARDER_REDIS_PORT": str(any_free_port()), "LARDER_PROMETHEUS_PORT": str(port),
+        "LARDER_MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+        "PATH": f"{Path(program('prometheus')).parent}{os.pathsep}{os.environ['PATH']}",
+    }  # fmt: skip
+    services = [sys.executable, "-m", "larder.cli", "services"]
+    try:
+        up = subprocess.run(
+            [*services, "up", "--prometheus"], env=environment, capture_output=True, text=True, check=False
+        )
+        assert up.returncode == 0, up.stderr
+        assert "prometheus: starting, pid" in up.stdout
+        with Asked(port) as prometheus:
+            groups = prometheus.groups()
+        assert {rule["name"] for group in groups for rule in group["rules"] if rule["type"] == "alerting"} == {
+            alert["alert"] for alert in ALERTS
+        }
+    finally:
+        subprocess.run([*services, "down"], env=environment, capture_output=True, check=True)
+    assert not http_ok("/-/ready", port)
 
 
 def test_without_prometheus_it_is_said_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
