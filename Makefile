@@ -16,7 +16,7 @@ STAMP := $(VENV)/.larder-setup
 OPENMP ?= libgomp.so.1
 HAS_OPENMP = $(BIN)/python -c 'import ctypes; ctypes.CDLL("$(OPENMP)")' 2>/dev/null
 
-.PHONY: help setup demo test test-faults lint bench bench-features bench-quality bench-canary bench-serving load-test docs lock clean
+.PHONY: help setup demo test test-faults lint bench bench-features bench-quality bench-canary bench-serving load-test prometheus docs lock clean
 
 help: ## Show this list
 	@echo "Larder. Usage: make TARGET [DATASET=name] [ARGS=\"options\"]"
@@ -83,9 +83,13 @@ load-test: setup ## Locust on the project of DATASET, held to its objectives (AR
 bench-canary: setup ## False rollbacks, and time to true ones, of the rollout's statistics on simulated traffic (5 min)
 	$(BIN)/larder bench canary
 
-docs: setup ## Write the generated pages: docs/features.md, docs/settings.md
+prometheus: ## Unpack Prometheus and promtool of Debian's package into .larder/tools, without root
+	monitoring/prometheus/fetch .larder/tools/prometheus
+
+docs: setup ## Write the generated pages: docs/features.md, docs/settings.md, Grafana's dashboards
 	$(BIN)/larder features describe --write docs/features.md
 	$(BIN)/larder settings --markdown > docs/settings.md
+	$(BIN)/python -m monitoring.dashboards
 
 lock: setup ## Resolve pyproject.toml again into requirements.lock (needs a package index)
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate --all-extras \

@@ -48,6 +48,7 @@ class Settings:
     metrics_host: str = _doc("127.0.0.1", "Address on which ingest worker and controller show their metrics.")
     ingest_metrics_port: int = _doc(8097, "Port of the ingest worker's metrics; the next free one if it is in use.")
     control_metrics_port: int = _doc(8096, "Port of the controller's metrics; the next free one if it is in use.")
+    prometheus_port: int = _doc(9090, "Port of the Prometheus that `larder services up --prometheus` starts.")
     rollout_profile: str = _doc("production", "Profile of rollouts that start by themselves (docs/rollouts.md).")
     rollout_auto: bool = _doc(
         True, "Whether a version the gate let through starts its rollout by itself; true or false."

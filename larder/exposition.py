@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import psutil
-from prometheus_client import CollectorRegistry, disable_created_metrics, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics, start_http_server
 
 from feature_repo.errors import UnavailableError
 from feature_repo.settings import Settings
@@ -37,6 +37,7 @@ def exposed(settings: Settings, role: Role, registry: CollectorRegistry, first_p
     UnavailableError
         If none of 100 ports is free.
     """
+    ProcessCollector(registry=registry)
     disable_created_metrics()  # type: ignore[no-untyped-call] # a second series per counter, which nothing asks for
     for port in range(first_port, min(first_port + _TRIES, 65536)):
         try:

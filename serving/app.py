@@ -42,14 +42,17 @@ from serving.rollout_status import rollout_status_key
 from serving.routes_admin import admin_routes
 from serving.routes_docs import install_docs
 from serving.routes_events import event_routes
-from serving.routes_health import health_routes
+from serving.routes_health import all_problems, health_routes
 from serving.routes_items import item_routes
 from serving.routes_recommendations import recommendation_routes
 from serving.routes_rollout import rollout_routes
 from serving.routes_score import score_routes
+from serving.routes_status import TOPIC, status_routes
 from serving.score import ScoreService
 from serving.shadow import Shadow
 from serving.state import ServingState
+from serving.status_history import StatusHistory
+from serving.status_samples import EVERY_S
 from serving.stream_entry import NewItems, StreamEntry
 from serving.workers import Workers
 
@@ -145,6 +148,8 @@ def create_app(
         "shadow": lambda: shadow.waiting,
         "explanations": lambda: explainer.waiting,
     }
+    history = StatusHistory(metrics, state, (guard, write_guard))
+    workers.answer(TOPIC, history.encoded)
     observe(metrics, state, now_us, queues, {"read": guard, "write": write_guard})
 
     async def refresh() -> None:
@@ -161,6 +166,7 @@ def create_app(
         works = [
             BackgroundWork("item table", settings.item_refresh_ms / 1000, refresh, state.problems),
             BackgroundWork("plan", settings.plan_poll_ms / 1000, loader.poll, state.problems),
+            BackgroundWork("status", EVERY_S / 4, lambda: history.take(now_us()), state.problems),
         ]
         await asyncio.gather(*(work.run_once() for work in works))
         _leave_alone_what_is_loaded()
@@ -196,6 +202,7 @@ def create_app(
             event_routes(events),
             admin_routes(state, reads, now_us),
             rollout_routes(lambda: guard.call(lambda: client.get(rollout_status_key(settings.project)))),
+            status_routes(settings.project, state, workers, lambda: all_problems(state, guard, write_guard), now_us),
             health_routes(state, guard, write_guard, workers, now_us),
         ),
         recommendations,

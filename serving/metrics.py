@@ -16,7 +16,9 @@ from prometheus_client import (
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from serving.answers import REASONS
 from serving.assignment import ARMS
+from serving.impressions import FAILURES
 from serving.missing_features import MissingFeatures
 from serving.plan import Arm
 
@@ -25,6 +27,8 @@ disable_created_metrics()  # type: ignore[no-untyped-call] # a second series per
 
 _LATENCY_S = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
 _STAGE_S = (0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1)
+#: Of events and catalogue entries.
+_STATUSES = ("accepted", "duplicate", "rejected")
 _SHARES = tuple(round(0.1 * n, 1) for n in range(11))
 #: Parts of a recommendation request.
 STAGES = ("user_read", "retrieve", "pair_read", "rank", "explain", "encode")
@@ -72,6 +76,18 @@ class Metrics:
             "shadow_overlap_ratio", "Share of the served list's items in the shadow's", _SHARES
         )
         self.shadow_seconds = self._histogram("shadow_seconds", "Time a shadow took to answer", _LATENCY_S)
+        for counter, values in (
+            (self.reasons, REASONS),
+            (self.events, _STATUSES),
+            (self.items, _STATUSES),
+            (self.redis_failures, ("user_read", "pair_read", "append")),
+            (self.plans_refused, ("older_epoch", "conflicting_epoch")),
+            (self.canary_failures, FAILURES),
+            (self.child_restarts, ("died", "hung", "refused")),
+            (self.shadow, ("compared", "dropped", "error")),
+        ):
+            for value in values:
+                counter.labels(value)  # a series that begins at 1 has no increase that an alert could see
         self._model_info = self._gauge("model_info", "The bundles of the plan", "bundle_id", "model_version", "arm")
 
     def observe(self, name: str, text: str, value: Callable[[], float]) -> None:

@@ -14,6 +14,16 @@ from serving.state import ServingState
 from serving.workers import Workers, merged_expositions
 
 
+def all_problems(state: ServingState, guard: RedisGuard, write_guard: RedisGuard) -> list[str]:
+    """Return everything that is not as it should be, as sentences."""
+    problems = state.all_problems()
+    if guard.failing:
+        problems.append("Redis does not answer; users' features are not read")
+    if write_guard.failing:
+        problems.append("Redis takes no events (gone, full or read-only): they are refused with 503")
+    return problems
+
+
 def health_routes(
     state: ServingState, guard: RedisGuard, write_guard: RedisGuard, workers: Workers, now_us: Callable[[], int]
 ) -> APIRouter:
@@ -32,11 +42,7 @@ def health_routes(
     )
     async def readyz(request: Request) -> Response:
         """Ready means that a model bundle and an item table are loaded; `problems` says what is degraded."""
-        problems = state.all_problems()
-        if guard.failing:
-            problems.append("Redis does not answer; users' features are not read")
-        if write_guard.failing:
-            problems.append("Redis takes no events (gone, full or read-only): they are refused with 503")
+        problems = all_problems(state, guard, write_guard)
         release, table = state.release, state.table
         content = Readiness(
             status="not_ready" if not state.ready else "degraded" if problems else "ready",

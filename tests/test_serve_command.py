@@ -16,6 +16,7 @@ import pytest
 import redis
 
 from feature_repo.settings import Settings
+from larder.exposition import targets_dir
 from larder.services.ports import HOST, any_free_port
 from larder.services.stack import settings_env
 from tests.running_api import open_shop, wait_until
@@ -80,11 +81,13 @@ def test_it_serves_and_stops_in_order(settings: Settings, how: signal.Signals) -
         for n in range(20):
             body = {"user_id": "u00001", "request_id": f"r{n}"}
             assert httpx.post(f"{url}/v1/recommendations", json=body).status_code == 200
+        assert len(list(targets_dir(settings).glob("api-*.json"))) == 1
         process.send_signal(how)
         output, _ = process.communicate(timeout=20)
     assert process.returncode in (0, -how), output
     assert f"{url}/docs" in output
     assert "Traceback" not in output
+    assert list(targets_dir(settings).glob("*.json")) == [], "who ended in order is no target of Prometheus' any more"
     logs = [path.read_text("utf-8") for path in settings.impressions_dir.rglob("*.jsonl")]
     records = [json.loads(line) for text in logs for line in text.splitlines()]
     assert [record["request_id"] for record in records] == [f"r{n}" for n in range(20)]
@@ -105,6 +108,7 @@ def test_two_workers_answer(settings: Settings) -> None:
             answers = samples(url, ANSWERS)
             assert sum(answers.values()) == 60, "every process answers for all"
             assert samples(url, "larder_ready_status") == {"0": 1.0, "1": 1.0}
+        assert "2 of 2 processes answer" in httpx.get(f"{url}/status/view").text
         # One is killed: the next one takes over its number, and the other's counters stand.
         victim = max(answers, key=lambda number: answers[number])
         others = {number: count for number, count in answers.items() if number != victim}

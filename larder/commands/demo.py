@@ -134,6 +134,7 @@ def _targets(quality: Mapping[str, float]) -> dict[str, tuple[str, float]]:
 
 def _addresses(stack: Stack, base_url: str) -> None:
     print(f"API            {base_url}/docs")
+    print(f"status         {base_url}/status")
     print(f"metrics        {base_url}/metrics")
     print(f"rollout        {base_url}/admin/rollout")
     print(f"MLflow         {stack.settings.tracking_uri}")

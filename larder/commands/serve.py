@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import signal
 import socket
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +64,8 @@ def serve(
         "ws": "none",
         "log_level": "warning",
     }
+    # uvicorn ends in order, then raises the signal again: it must not end this process before it has tidied up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with announced(settings, "api", settings.api_host, settings.api_port):
         if workers == 1:
             uvicorn.run(create_app(settings), **options)

@@ -13,16 +13,27 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Start, stop
 
 
 @app.command()
-def up(ctx: typer.Context) -> None:
+def up(
+    ctx: typer.Context,
+    prometheus: Annotated[
+        bool, typer.Option("--prometheus", help="Start Prometheus too; `make prometheus` gets it.")
+    ] = False,
+) -> None:
     """Start Redis and MLflow and leave them running; other commands then reuse them.
 
     Examples
     --------
       larder services up
+      larder services up --prometheus
     """
+    from larder.services.prometheus_server import prometheus_service
     from larder.services.stack import Stack
 
-    with Stack(settings_of(ctx), detach=True, report=print) as stack:
+    settings = settings_of(ctx)
+    watcher = prometheus_service(settings) if prometheus else None  # that it is not here is said first
+    with Stack(settings, detach=True, report=print) as stack:
+        if watcher is not None:
+            stack.start(watcher, wait=False)
         stack.wait()
         print(f"Ready. MLflow: {stack.settings.tracking_uri}  stop with: larder services down")
 

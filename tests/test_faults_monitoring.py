@@ -1,0 +1,122 @@
+"""A real Prometheus watches a real shop: every panel's query has data, and alerts of each class fire when provoked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import yaml
+
+from larder.benches.open_loop import open_loop, post, schedule
+from larder.services.ports import HOST
+from monitoring.dashboards import DESCRIPTION, dashboards
+from tests.fault_processes import Shop
+from tests.prometheus_tools import Asked
+from tests.watched_shop import USERS, shoppers, watched_shop
+
+pytestmark = pytest.mark.faults
+
+DESCRIBED = yaml.safe_load(DESCRIPTION.read_text("utf-8"))
+#: Without data here, for good reason: there is no shadow, and these two are exported by what comes later.
+WITHOUT = {
+    ("larder-drift", "Values served otherwise than they are offline (must be 0)"),
+    ("larder-drift", "Drift that held over several windows"),
+    ("larder-models", "Items in common with what was served, mean"),
+    ("larder-models", "p95 of the shadow"),
+}
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Shop, list[str], Asked]]:
+    open_shop = watched_shop(tmp_path_factory.mktemp("watched"), max_under_way=8)
+    with open_shop as (shop, items), Asked(shop.settings.prometheus_port) as prometheus:
+        yield shop, items, prometheus
+
+
+def has_data(samples: list[dict[str, Any]]) -> bool:
+    return any(math.isfinite(float(sample["value"][1])) for sample in samples)
+
+
+def test_every_panel_has_data(watched: tuple[Shop, list[str], Asked]) -> None:
+    shop, items, prometheus = watched
+    queries = [
+        ((uid, panel["title"]), target["expr"].replace("$project", "shop").replace("$__rate_interval", "30s"))
+        for uid, model in dashboards(DESCRIBED).items()
+        for panel in model["panels"]
+        for target in panel.get("targets", ())
+    ]
+    assert len(queries) > 80
+
+    def without_data() -> set[tuple[str, str]]:
+        """Panels with a query that finds nothing; the past of a new Prometheus does not count."""
+        asked = [(where, query) for where, query in queries if " offset " not in query]
+        return {where for where, query in asked if not has_data(prometheus.query(query))}
+
+    with shoppers(shop.settings, items):
+        shop.wait_until("all is scraped", lambda: prometheus.value('count(up{project="shop"} == 1)') == 3)
+        with contextlib.suppress(AssertionError):  # below it is said which ones
+            shop.wait_until("every panel has data", lambda: without_data() == WITHOUT, 60)
+    assert without_data() == WITHOUT
+    assert not prometheus.firing() & {"LarderTargetDown", "LarderNoChampion", "LarderIngestAway", "LarderStaleFeatures"}
+
+
+def test_redis_away(watched: tuple[Shop, list[str], Asked]) -> None:
+    """Answers are degraded, features and items grow old, ingest says nothing; all is told, and is over by itself."""
+    shop, items, prometheus = watched
+    expected = {"LarderDegradedAnswers", "LarderStaleItemTable", "LarderIngestAway", "LarderBreakerOpen"}
+    expected |= {"LarderStaleFeatures"}
+    with shoppers(shop.settings, items):
+        shop.stop("redis")
+        shop.wait_until("all of it is told", lambda: expected <= prometheus.firing(), 120)
+        shop.start("redis").wait()
+        gone = {"LarderStaleItemTable", "LarderIngestAway", "LarderBreakerOpen", "LarderStaleFeatures"}
+        shop.wait_until("it is over", lambda: not gone & prometheus.firing(), 60)
+
+
+def test_overload(watched: tuple[Shop, list[str], Asked]) -> None:
+    """What is refused uses up the error budget."""
+    shop, _, prometheus = watched
+    bodies = [json.dumps({"user_id": user, "k": 20}).encode() for user in USERS]
+    requests = [post("/v1/recommendations", body) for body in bodies]
+    expected = {"LarderShedding", "LarderErrorBudgetBurnFast"}
+    port = shop.settings.api_port
+    for seed in range(6):
+        open_loop(HOST, port, requests, schedule(2000.0, 3.0, np.random.default_rng(seed)), connections=256)
+        if expected <= prometheus.firing():
+            break
+    shop.wait_until("it is told", lambda: expected <= prometheus.firing(), 20)
+
+
+def test_a_process_that_was_killed(watched: tuple[Shop, list[str], Asked]) -> None:
+    shop, _, prometheus = watched
+    shop.stopped.add("worker")
+    process = shop.running["worker"]
+    process.record.process().kill()  # type: ignore[union-attr] # it runs
+    assert process._child is not None
+    process._child.wait()
+    shop.wait_until("it is told", lambda: {"LarderTargetDown", "LarderIngestAway"} <= prometheus.firing(), 90)
+    process.stop()
+    shop.start("worker")
+    shop.wait_until("it is over", lambda: not {"LarderTargetDown", "LarderIngestAway"} & prometheus.firing(), 60)
+
+
+def test_no_champion(tmp_path: Path, watched: tuple[Shop, list[str], Asked]) -> None:
+    """The API starts anew without plan and bundles: it answers by popularity, and that is told."""
+    shop, _, prometheus = watched
+    settings = shop.settings
+    for name in ("controller", "api"):
+        shop.stop(name)
+    shop.wait_until("the API is gone", lambda: prometheus.value('count(up{job="larder-api"})') is None, 60)
+    settings.bundles_dir.rename(tmp_path / "bundles")
+    shop.start("api")
+    url = f"http://127.0.0.1:{settings.api_port}/readyz"
+    shop.wait_until("it answers", lambda: shop.is_ready("api"), 60)
+    assert httpx.get(url).status_code == 503
+    shop.wait_until("it is told", lambda: {"LarderNoChampion", "LarderNotReady"} <= prometheus.firing(), 60)
