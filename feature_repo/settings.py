@@ -54,6 +54,11 @@ class Settings:
         "Requests an API process works on at once; further lists get 503 with Retry-After, events from half of it on; "
         "0: no limit.",
     )
+    receive_timeout_s: float = _doc(
+        10.0,
+        "Seconds a request may take to arrive at the API, head and body, and its answer to be taken; then the "
+        "connection is closed.",
+    )
     item_refresh_ms: int = _doc(500, "How often the in-process item table looks for changes.")
     user_events_per_s: int = _doc(
         20, "Events a second the API takes of one user in the long run (per API process); 0: no limit."

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterable
 from importlib.metadata import version
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
 from redis.asyncio import Redis
@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from feature_repo.online_reader import AsyncOnlineReader
 from feature_repo.settings import Settings
 from serving import problems
-from serving.admission import Admission
+from serving.admission import Admission, Door
 from serving.background import BackgroundWork
 from serving.child_scorer.process import ENTRY, ChildLimits
 from serving.event_intake import EventIntake
@@ -37,6 +37,7 @@ from serving.item_lists import ItemListService
 from serving.item_table_source import ItemTableSource
 from serving.metrics import Metrics
 from serving.observed import observe
+from serving.protocol import EDGE, Edge
 from serving.recommend import RecommendationService
 from serving.redis_client import BACKGROUND_TIMEOUT_S, RedisGuard, connect
 from serving.release_loader import ReleaseLoader
@@ -136,6 +137,8 @@ def create_app(
     events = EventIntake(settings, entry, new_items, state, metrics, now_us)
     items = ItemIntake(settings, entry, new_items, state, metrics, now_us)
     observe(metrics, state, impressions, now_us)
+    door = Door(settings.max_under_way, metrics)
+    edge = Edge(door, metrics, settings.receive_timeout_s)
 
     async def remember_hidden() -> None:
         if state.table is not None and state.release is not None:
@@ -151,7 +154,7 @@ def create_app(
             state.ingest = await read_ingest(client, settings.project, reader)
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         impressions.start()
         shadow.start()
         works = [
@@ -163,7 +166,7 @@ def create_app(
         for work in works:
             work.start()
         try:
-            yield
+            yield {EDGE: edge}  # uvicorn hands it to `EdgeProtocol`
         finally:
             await asyncio.gather(*(work.stop() for work in works), shadow.stop())
             await loader.stop()
@@ -182,6 +185,7 @@ def create_app(
     )
     app.state.serving = state
     app.state.metrics = metrics
+    app.state.edge = edge
     routers = (
         recommendation_routes(recommendations, metrics),
         item_routes(ItemListService(state, now_us), items),
@@ -191,7 +195,7 @@ def create_app(
         rollout_routes(lambda: guard.call(lambda: client.get(rollout_status_key(settings.project)))),
         health_routes(state, guard, write_guard, metrics, now_us),
     )
-    _install(app, routers, recommendations, metrics, settings.max_under_way)
+    _install(app, routers, recommendations, metrics, door)
     return app
 
 
@@ -200,7 +204,7 @@ def _install(
     routers: Iterable[APIRouter],
     recommendations: RecommendationService,
     metrics: Metrics,
-    max_under_way: int,
+    door: Door,
 ) -> None:
     """Add pages, routes and what is around them, the outermost last."""
     install_docs(app)
@@ -208,7 +212,7 @@ def _install(
     for router in routers:
         app.include_router(router)
     app.add_middleware(HotPath, service=recommendations, metrics=metrics)
-    app.add_middleware(Admission, limit=max_under_way, metrics=metrics)
+    app.add_middleware(Admission, door=door)
     app.add_middleware(MeasuredApp, metrics=metrics)
 
 

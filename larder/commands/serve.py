@@ -37,6 +37,7 @@ def serve(
 
     from larder.services.stack import attach, settings_env
     from serving.app import app_from_environment, create_app
+    from serving.protocol import EdgeProtocol
 
     settings = attach(settings_of(ctx))
     settings = replace(
@@ -49,7 +50,7 @@ def serve(
         "host": settings.api_host,
         "port": settings.api_port,
         "loop": "uvloop",
-        "http": "httptools",
+        "http": EdgeProtocol,
         "access_log": False,  # /metrics counts; a line per request costs more than the request's own Python
         "timeout_graceful_shutdown": _GRACE_S,
         "server_header": False,
