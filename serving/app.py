@@ -24,6 +24,7 @@ from serving import problems
 from serving.admission import Admission, Door
 from serving.background import BackgroundWork
 from serving.child_scorer.process import ENTRY, ChildLimits
+from serving.cors import allowed_origins, install_cors
 from serving.event_intake import EventIntake
 from serving.explainer import Explainer
 from serving.feature_reads import FeatureReads
@@ -35,6 +36,7 @@ from serving.ingest_status import read_ingest
 from serving.item_intake import ItemIntake
 from serving.item_lists import ItemListService
 from serving.item_table_source import ItemTableSource
+from serving.logs import configure_logging
 from serving.metrics import Metrics
 from serving.observed import observe
 from serving.protocol import EDGE, Edge
@@ -137,8 +139,7 @@ def create_app(
     events = EventIntake(settings, entry, new_items, state, metrics, now_us)
     items = ItemIntake(settings, entry, new_items, state, metrics, now_us)
     observe(metrics, state, impressions, now_us)
-    door = Door(settings.max_under_way, metrics)
-    edge = Edge(door, metrics, settings.receive_timeout_s)
+    edge = _edge(settings, metrics)
 
     async def remember_hidden() -> None:
         if state.table is not None and state.release is not None:
@@ -185,7 +186,6 @@ def create_app(
     )
     app.state.serving = state
     app.state.metrics = metrics
-    app.state.edge = edge
     routers = (
         recommendation_routes(recommendations, metrics),
         item_routes(ItemListService(state, now_us), items),
@@ -195,8 +195,14 @@ def create_app(
         rollout_routes(lambda: guard.call(lambda: client.get(rollout_status_key(settings.project)))),
         health_routes(state, guard, write_guard, metrics, now_us),
     )
-    _install(app, routers, recommendations, metrics, door)
+    _install(app, routers, recommendations, metrics, edge, settings)
     return app
+
+
+def _edge(settings: Settings, metrics: Metrics) -> Edge:
+    # A refusal by the protocol has no headers for browsers: where pages are to read it, the middleware refuses.
+    early = not allowed_origins(settings.cors_origins)
+    return Edge(Door(settings.max_under_way, metrics), metrics, settings.receive_timeout_s, refuse_early=early)
 
 
 def _install(
@@ -204,22 +210,27 @@ def _install(
     routers: Iterable[APIRouter],
     recommendations: RecommendationService,
     metrics: Metrics,
-    door: Door,
+    edge: Edge,
+    settings: Settings,
 ) -> None:
     """Add pages, routes and what is around them, the outermost last."""
+    app.state.edge = edge
     install_docs(app)
     problems.install(app)
     for router in routers:
         app.include_router(router)
     app.add_middleware(HotPath, service=recommendations, metrics=metrics)
-    app.add_middleware(Admission, door=door)
+    app.add_middleware(Admission, door=edge.door)
+    install_cors(app, allowed_origins(settings.cors_origins))
     app.add_middleware(MeasuredApp, metrics=metrics)
 
 
 def app_from_environment() -> FastAPI:
     """Make the service from the settings of file and environment; for servers that start several processes."""
     threading.Thread(target=_end_with, args=(os.getppid(),), name="parent", daemon=True).start()
-    return create_app(Settings.load())
+    settings = Settings.load()
+    configure_logging(settings.log_format)
+    return create_app(settings)
 
 
 def _end_with(parent: int) -> None:

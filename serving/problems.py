@@ -158,6 +158,7 @@ async def _bug(request: Request, error: Exception) -> Response:
     )  # fmt: skip
     if (request_id := current_request_id()) is not None:  # the middleware that adds it has been left already
         response.headers[HEADER.decode()] = request_id
+    response.headers["Connection"] = "close"  # the server closes it after a bug: nobody shall ask on it again
     return response
 
 

@@ -113,10 +113,12 @@ class EdgeProtocol(HttpToolsProtocol):
         self._write_deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        """Give the first request its time."""
         super().connection_made(transport)
         self._deadline = self.loop.call_later(self._edge.receive_timeout_s, self._late)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of what was held for the connection."""
         super().connection_lost(exc)
         self._forget_held()
         self._cancel_deadline()
@@ -130,6 +132,7 @@ class EdgeProtocol(HttpToolsProtocol):
             super().shutdown()
 
     def data_received(self, data: bytes) -> None:
+        """Parse what came; where a request is not whole after it, look at its size and give it its time."""
         if self._refused:
             self._lingered_bytes += len(data)
             if self._lingered_bytes > _LINGER_BYTES:
@@ -189,10 +192,12 @@ class EdgeProtocol(HttpToolsProtocol):
         self.flow.resume_reading()  # uvicorn stops at 64 kB until somebody reads; nobody does before it is whole
 
     def on_message_begin(self) -> None:
+        """Begin a request."""
         super().on_message_begin()
         self._receiving = self._in_head = True
 
     def on_headers_complete(self) -> None:
+        """Refuse a head that is too large, else let uvicorn make the request's cycle."""
         if len(self.headers) > MAX_HEADERS or (
             self._arrived_bytes > MAX_HEAD_BYTES
             and len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES
@@ -202,6 +207,7 @@ class EdgeProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        """Start a request that was held: it is whole now."""
         super().on_message_complete()
         self._receiving, self._arrived_bytes = False, 0
         held = self._held
@@ -303,6 +309,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._write_deadline = self.loop.call_later(self._edge.receive_timeout_s, self.transport.abort)
 
     def resume_writing(self) -> None:
+        """Go on: the client has read."""
         super().resume_writing()
         if self._write_deadline is not None:
             self._write_deadline.cancel()

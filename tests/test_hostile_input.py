@@ -131,12 +131,16 @@ def test_a_name_that_comes_twice(port: int, path: str) -> None:
 def test_two_million_elements(port: int, path: str) -> None:
     body = b"[" + b"1," * 2_000_000 + b"1]"
     assert_refused(exchange(port, request(path, body)), 413)
-    chunks = b"".join(b"10000\r\n%b\r\n" % body[at : at + 65_536] for at in range(0, len(body) // 65_536 * 65_536, 65_536))
+    chunks = b"".join(
+        b"10000\r\n%b\r\n" % body[at : at + 65_536] for at in range(0, len(body) // 65_536 * 65_536, 65_536)
+    )
     head = request(path, b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
     assert_refused(exchange(port, head + chunks + b"0\r\n\r\n"), 413)
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/xml", "multipart/form-data; boundary=x", "", "json", "*/*"])
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/xml", "multipart/form-data; boundary=x", "", "json", "*/*"]
+)
 @pytest.mark.parametrize("path", ROUTES)
 def test_a_wrong_content_type(port: int, path: str, kind: str) -> None:
     data = request(path, ROUTES[path]).replace(b"application/json", kind.encode())

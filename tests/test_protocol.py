@@ -66,7 +66,7 @@ def full(api: RunningApi) -> Any:
         (b"POST /v1/rec", 408),
         (b"POST /v1/recommendations HTTP/1.1\r\nHost: larder\r\nX-Slow: ", 408),
         (ASK[:-1], 408),
-        (ASK.replace(b"Content-Length: 29", b"Transfer-Encoding: chunked")[: -len(BODY)] + b"5\r\n{\"use\r\n", 408),
+        (ASK.replace(b"Content-Length: 29", b"Transfer-Encoding: chunked")[: -len(BODY)] + b'5\r\n{"use\r\n', 408),
         (b"", None),
         (b"\r\n", None),
     ],
@@ -145,9 +145,7 @@ def test_who_is_still_sending_takes_no_place(api: RunningApi, port: int) -> None
     assert api.app.state.edge.arriving_bytes == 0
 
 
-def test_bodies_on_their_way_are_bounded_together(
-    api: RunningApi, port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bodies_on_their_way_are_bounded_together(api: RunningApi, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.protocol.MAX_ARRIVING_BYTES", 1_000_000)
     waiting = [Connection(port) for _ in range(5)]
     for connection in waiting:
@@ -160,9 +158,7 @@ def test_bodies_on_their_way_are_bounded_together(
     wait_until(lambda: api.app.state.edge.arriving_bytes == 0)
 
 
-def test_a_full_door_refuses_before_a_task_is_made(
-    api: RunningApi, port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_door_refuses_before_a_task_is_made(api: RunningApi, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = []
     whole = httptools_impl.HttpToolsProtocol._start_asgi_task
     monkeypatch.setattr(

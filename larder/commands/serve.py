@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from dataclasses import replace
@@ -37,6 +36,7 @@ def serve(
 
     from larder.services.stack import attach, settings_env
     from serving.app import app_from_environment, create_app
+    from serving.logs import configure_logging
     from serving.protocol import EdgeProtocol
 
     settings = attach(settings_of(ctx))
@@ -44,7 +44,7 @@ def serve(
         settings, api_host=host or settings.api_host, api_port=settings.api_port if port is None else port
     )
     _require_free(settings.api_host, settings.api_port)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging(settings.log_format)
     print(f"project {settings.project}: http://{settings.api_host}:{settings.api_port}/docs", flush=True)
     options: dict[str, Any] = {
         "host": settings.api_host,
@@ -56,6 +56,7 @@ def serve(
         "server_header": False,
         "ws": "none",
         "log_level": "warning",
+        "log_config": None,  # ours, with request ids, for uvicorn's lines too
     }
     if workers == 1:
         uvicorn.run(create_app(settings), **options)
