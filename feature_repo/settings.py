@@ -40,6 +40,12 @@ class Settings:
     mlflow_tracking_uri: str = _doc("", "URI of an MLflow server to use instead of the embedded one.")
     api_host: str = _doc("127.0.0.1", "Address the API listens on.")
     api_port: int = _doc(8099, "Port of the API.")
+    cors_origins: str = _doc(
+        "",
+        "Origins whose pages may call the API from a browser (https://shop.example, several with commas, or *); empty: "
+        "none.",
+    )
+    log_format: str = _doc("text", "Lines of the log: text, or json with an object a line (docs/edge.md).")
     platform_url: str = _doc(
         "",
         "PostgreSQL of plan, ledger and rollouts (postgresql://user:password@host/db); empty: an SQLite file.",
@@ -57,6 +63,11 @@ class Settings:
         32,
         "Requests an API process works on at once; further lists get 503 with Retry-After, events from half of it on; "
         "0: no limit.",
+    )
+    receive_timeout_s: float = _doc(
+        10.0,
+        "Seconds a request may take to arrive at the API, head and body, and its answer to be taken; then the "
+        "connection is closed.",
     )
     item_refresh_ms: int = _doc(500, "How often the in-process item table looks for changes.")
     user_events_per_s: int = _doc(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -43,11 +42,6 @@ REASONS: dict[Reason, str] = {
     "no_neighbours": "The model knows no similar items; popular ones are shown.",
     "explanation_unavailable": "The list stands, but was not explained: too many were asked for, or the model failed.",
 }
-
-
-def new_request_id() -> str:
-    """Make up an id for an answer."""
-    return uuid.uuid4().hex
 
 
 RequestId = Annotated[str, Field(description="Id of the answer; send it back with the events the answer caused.")]

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
 from redis.asyncio import Redis
@@ -19,9 +19,10 @@ from threadpoolctl import threadpool_limits
 from feature_repo.online_reader import AsyncOnlineReader
 from feature_repo.settings import Settings
 from serving import problems
-from serving.admission import Admission
+from serving.admission import Admission, Door
 from serving.background import BackgroundWork
 from serving.child_scorer.process import ENTRY, ChildLimits
+from serving.cors import allowed_origins, install_cors
 from serving.event_intake import EventIntake
 from serving.explainer import Explainer
 from serving.feature_reads import FeatureReads
@@ -35,6 +36,7 @@ from serving.item_lists import ItemListService
 from serving.item_table_source import ItemTableSource
 from serving.metrics import Metrics
 from serving.observed import observe
+from serving.protocol import EDGE, Edge
 from serving.recommend import RecommendationService
 from serving.redis_client import BACKGROUND_TIMEOUT_S, RedisGuard, connect, open_pipe
 from serving.release_loader import ReleaseLoader
@@ -143,6 +145,7 @@ def create_app(
     entry, new_items = StreamEntry(settings, client, write_guard, metrics), NewItems(settings.max_items)
     events = EventIntake(settings, entry, new_items, state, metrics, now_us)
     items = ItemIntake(settings, entry, new_items, state, metrics, now_us)
+    edge = _edge(settings, metrics)
     queues = {
         "impressions": lambda: impressions.waiting,
         "shadow": lambda: shadow.waiting,
@@ -159,7 +162,7 @@ def create_app(
             state.ingest = await read_ingest(client, settings.project, reader)
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         impressions.start()
         shadow.start()
         await workers.start()
@@ -173,7 +176,7 @@ def create_app(
         for work in works:
             work.start()
         try:
-            yield
+            yield {EDGE: edge}  # uvicorn hands it to `EdgeProtocol`
         finally:
             await asyncio.gather(*(work.stop() for work in works), shadow.stop(), workers.stop())
             await loader.stop()
@@ -207,9 +210,16 @@ def create_app(
         ),
         recommendations,
         metrics,
-        settings.max_under_way,
+        edge,
+        settings,
     )
     return app
+
+
+def _edge(settings: Settings, metrics: Metrics) -> Edge:
+    # A refusal by the protocol has no headers for browsers: where pages are to read it, the middleware refuses.
+    early = not allowed_origins(settings.cors_origins)
+    return Edge(Door(settings.max_under_way, metrics), metrics, settings.receive_timeout_s, refuse_early=early)
 
 
 def _install(
@@ -217,13 +227,16 @@ def _install(
     routers: Iterable[APIRouter],
     recommendations: RecommendationService,
     metrics: Metrics,
-    max_under_way: int,
+    edge: Edge,
+    settings: Settings,
 ) -> None:
     """Add pages, routes and what is around them, the outermost last."""
+    app.state.edge = edge
     install_docs(app)
     problems.install(app)
     for router in routers:
         app.include_router(router)
     app.add_middleware(HotPath, service=recommendations, metrics=metrics)
-    app.add_middleware(Admission, limit=max_under_way, metrics=metrics)
+    app.add_middleware(Admission, door=edge.door)
+    install_cors(app, allowed_origins(settings.cors_origins))
     app.add_middleware(MeasuredApp, metrics=metrics)

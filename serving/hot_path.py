@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from feature_repo.errors import LarderError
 from feature_repo.events import Repeats
 from serving.cascade.rerank import DiversityKind
-from serving.http import ARM, LEVEL, Route
+from serving.http import ARM, LEVEL, Route, require_unique_names
 from serving.metrics import Metrics
 from serving.problems import larder_problem
 from serving.recommend import RecommendationService, Wish
@@ -97,6 +97,7 @@ def _wish(body: bytes) -> Wish | None:
     """Read a body; None where anything is not as it should be."""
     try:
         found = _DECODE(body)
+        require_unique_names(body)
         request_id = None if found.request_id is None else checked_id(found.request_id)
         exclude = [checked_id(item) for item in found.exclude]
         return Wish(

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.answers import LEVELS
 from serving.metrics import Metrics
 from serving.problems import TOO_LARGE
+from serving.request_id import HEADER, begin_request
 from serving.schemas import MAX_BODY_BYTES
 
 #: Where a request's scope says on which rung of the ladder its answer stands, and which arm the user belongs to.
@@ -33,14 +34,37 @@ class Route:
         self.path_format = path_format
 
 
+def require_unique_names(body: bytes) -> None:
+    """Refuse an object that has a name twice: of two readers of it, a proxy and we, each might take another one.
+
+    Raises
+    ------
+    ValueError
+        If a name is there twice, or the body is no JSON.
+    """
+    _READ_UNIQUE(body.decode())
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> None:
+    names = {name for name, _ in pairs}
+    if len(names) < len(pairs):
+        raise ValueError("an object has the same name twice")
+
+
+_READ_UNIQUE = json.JSONDecoder(object_pairs_hook=_unique).decode
+
+
 class _StrictRequest(Request):
-    """Reads JSON as RFC 8259 has it: no NaN, no 1e999, no lone surrogates, no bottomless nesting."""
+    """Reads JSON as RFC 8259 has it: no NaN, 1e999, lone surrogates, bottomless nesting, or names that come twice."""
 
     async def json(self) -> Any:
         try:
-            return msgspec.json.decode(await self.body())
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            body = await self.body()
+            decoded = msgspec.json.decode(body)
+            require_unique_names(body)
+        except (ValueError, RecursionError) as error:  # msgspec's errors and UnicodeDecodeError are ValueErrors
             raise json.JSONDecodeError(str(error), "", 0) from None
+        return decoded
 
 
 class StrictRoute(APIRoute):
@@ -66,7 +90,7 @@ def answer(request: Request, content: Any, status: int = 200) -> Response:
 
 
 class MeasuredApp:
-    """ASGI middleware: counts and times requests by route, status, level and arm, and caps their bodies."""
+    """ASGI middleware: names, counts and times requests by route, status, level and arm, and caps their bodies."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -78,6 +102,7 @@ class MeasuredApp:
             await self._app(scope, receive, send)
             return
         start = time.perf_counter()
+        request_id = begin_request(scope["headers"]).encode()
         status, size = 500, 0
 
         async def receive_some() -> Message:
@@ -95,6 +120,7 @@ class MeasuredApp:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (HEADER, request_id)]
             await send(message)
 
         try:

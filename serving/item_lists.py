@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from feature_repo.errors import UnavailableError
-from serving.answers import ItemList, Level, Reason, new_request_id
+from serving.answers import ItemList, Level, Reason
 from serving.candidates.item_to_item import ItemToItem
 from serving.cascade.items import ItemTable
 from serving.cascade.recommender import RankedItem
 from serving.popular import popular_in_file, popular_in_table
+from serving.request_id import made_request_id
 from serving.state import Release, ServingState
 
 
@@ -67,7 +68,7 @@ class ItemListService:
         self, level: Level, items: list[RankedItem], reasons: list[Reason], used: Release | None = None
     ) -> ItemList:
         return ItemList(
-            request_id=new_request_id(),
+            request_id=made_request_id(),
             model_version=used.model_version if used else None,
             bundle_id=used.bundle.bundle_id if used else None,
             arm="stable",

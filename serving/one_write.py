@@ -31,6 +31,11 @@ class OneWrite:
         self._flush()
         self._transport.close()
 
+    def write_eof(self) -> None:
+        """Send what is kept, then say that nothing follows."""
+        self._flush()
+        self._transport.write_eof()
+
     def _flush(self) -> None:
         if self._parts:
             data, self._parts = b"".join(self._parts), []

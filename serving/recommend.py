@@ -16,7 +16,7 @@ from feature_repo.events import Repeats
 from feature_repo.rows import Rows, UserRows, null_rows
 from feature_repo.services import service_hash
 from feature_repo.views import USER_ITEM
-from serving.answers import ExplainedItem, Level, Reason, Recommendations, new_request_id
+from serving.answers import ExplainedItem, Level, Reason, Recommendations
 from serving.assignment import ArmName
 from serving.cascade.explanation import explain_unscored
 from serving.cascade.items import ItemTable
@@ -31,6 +31,7 @@ from serving.impressions import NOT_READ, Failure, Impressions, Seen, keeps_all_
 from serving.metrics import Metrics
 from serving.plan import Arm
 from serving.popular import popular_in_file, popular_in_table
+from serving.request_id import made_request_id
 from serving.shadow import Shadow
 from serving.state import Release, ServingState
 
@@ -109,7 +110,7 @@ class RecommendationService:
         now_us, start = self._now_us(), time.perf_counter()
         # Before the reads: what it promises is in every row that they bring.
         feature_age_s = self._state.feature_age_s(now_us)
-        request_id = wish.request_id or new_request_id()
+        request_id = wish.request_id or made_request_id()
         release, table = self._state.release, self._state.table
         assigned: ArmName = "stable" if release is None else release.arm_of(wish.user_id)
         if release is not None and table is not None:

@@ -8,11 +8,14 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from feature_repo.errors import BadInputError
 from serving.answers import ItemList, ItemResults
+from serving.cacheable import cacheable
 from serving.http import StrictRoute, answer
 from serving.item_intake import ItemIntake
 from serving.item_lists import ItemListService
 from serving.problems import documented, problem
 from serving.schemas import Id, ItemsRequest, PopularParameters, SimilarParameters
+
+_NOT_CHANGED = {"description": "The caller has this list: its `If-None-Match` names the list's `ETag`"}
 
 
 def item_routes(service: ItemListService, intake: ItemIntake) -> APIRouter:
@@ -45,17 +48,17 @@ def item_routes(service: ItemListService, intake: ItemIntake) -> APIRouter:
     @router.get(
         "/v1/items/popular",
         summary="Popular items",
-        responses={200: {"model": ItemList}, **documented(422, 503)},
+        responses={200: {"model": ItemList}, 304: _NOT_CHANGED, **documented(422, 503)},
     )
     async def popular(request: Request, query: Annotated[PopularParameters, Query()]) -> Response:
         """List the most bought items, all or of one category; the same for everybody."""
-        return answer(request, service.popular(query.k, query.category, query.window))
+        return cacheable(request, service.popular(query.k, query.category, query.window))
 
     # `:path`, because an id may contain a slash.
     @router.get(
         "/v1/items/{item_id:path}/similar",
         summary="Items similar to an item",
-        responses={200: {"model": ItemList}, **documented(422, 503)},
+        responses={200: {"model": ItemList}, 304: _NOT_CHANGED, **documented(422, 503)},
     )
     async def similar(
         request: Request,
@@ -67,6 +70,6 @@ def item_routes(service: ItemListService, intake: ItemIntake) -> APIRouter:
         Where the model knows none, popular items of its category are listed (`reasons`: `no_neighbours`), and popular
         items of all categories for an unknown item (`unknown_item`).
         """
-        return answer(request, service.similar(item_id, query.k))
+        return cacheable(request, service.similar(item_id, query.k))
 
     return router

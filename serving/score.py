@@ -11,12 +11,13 @@ import numpy.typing as npt
 from feature_repo.errors import UnavailableError
 from feature_repo.rows import Rows, UserRows, null_rows
 from feature_repo.views import DAY_US, ITEM_STATS, USER_ITEM
-from serving.answers import Level, Reason, ScoredPair, Scores, new_request_id
+from serving.answers import Level, Reason, ScoredPair, Scores
 from serving.bundle import Bundle
 from serving.candidates.contract import I32
 from serving.cascade.items import CatalogEntry, ItemTable, build_item_table
 from serving.cascade.recommender import Recommender
 from serving.feature_reads import FeatureReads
+from serving.request_id import made_request_id
 from serving.state import ServingState
 
 F64 = npt.NDArray[np.float64]
@@ -64,7 +65,7 @@ class ScoreService:
             await asyncio.sleep(0)  # a thousand users must not keep a page waiting
         level: Level = "item_side" if whole else "full"
         return Scores(
-            request_id=new_request_id(),
+            request_id=made_request_id(),
             model_version=release.model_version,
             bundle_id=release.bundle.bundle_id,
             arm="stable",

@@ -19,6 +19,7 @@ from feature_repo.settings import Settings
 from larder.services.ports import any_free_port
 from serving.app import create_app
 from serving.plan import Arm, Plan, encode_plan, plan_key
+from serving.protocol import EdgeProtocol
 from serving.signature import signing_key
 from tests.tiny_bundle import Shop, make_bundle, make_shop, write_shop
 
@@ -40,7 +41,7 @@ class RunningApi(AbstractContextManager["RunningApi"]):
         self.app = create_app(self.settings, **create)
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.settings.api_port}", timeout=10.0)
         config = uvicorn.Config(
-            self.app, port=self.settings.api_port, loop="uvloop", http="httptools", ws="none", access_log=False,
+            self.app, port=self.settings.api_port, loop="uvloop", http=EdgeProtocol, ws="none", access_log=False,
             log_level="critical",
         )  # fmt: skip
         self._server = uvicorn.Server(config)

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.admission import Admission
+from serving.admission import Admission, Door
 from serving.metrics import Metrics
 
 LIMIT = 4
@@ -44,13 +44,13 @@ def client_of(app: Any) -> httpx.AsyncClient:
 
 async def test_lists_go_before_events_and_health_is_never_refused() -> None:
     slow, metrics = Slow(), Metrics()
-    door = Admission(slow, LIMIT, metrics)
-    async with client_of(door) as client:
+    door = Door(LIMIT, metrics)
+    async with client_of(Admission(slow, door)) as client:
         lists = [asyncio.create_task(client.post("/v1/recommendations")) for _ in range(LIMIT // 2)]
-        await until(lambda: door._under_way == LIMIT // 2)
+        await until(lambda: door.under_way == LIMIT // 2)
         assert (await client.post("/v1/events")).status_code == 503, "half is for lists alone"
         lists += [asyncio.create_task(client.get("/v1/items/a/similar")) for _ in range(LIMIT // 2)]
-        await until(lambda: door._under_way == LIMIT)
+        await until(lambda: door.under_way == LIMIT)
         refused = await client.post("/v1/recommendations")
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert refused.json()["error"]["code"] == "overloaded"
@@ -64,17 +64,17 @@ async def test_lists_go_before_events_and_health_is_never_refused() -> None:
 
 
 async def test_what_fails_makes_room_too() -> None:
-    door = Admission(Slow(), 1, Metrics())
-    async with client_of(door) as client:
+    door = Door(1, Metrics())
+    async with client_of(Admission(Slow(), door)) as client:
         for _ in range(3):
             assert (await client.get("/v1/items/broken")).status_code == 500
-    assert door._under_way == 0
+    assert door.under_way == 0
 
 
 @pytest.mark.parametrize("limit", [0, 100])
 async def test_without_a_limit_or_below_it_nobody_is_refused(limit: int) -> None:
     slow = Slow()
     slow.go.set()
-    async with client_of(Admission(slow, limit, Metrics())) as client:
+    async with client_of(Admission(slow, Door(limit, Metrics()))) as client:
         answers = await asyncio.gather(*(client.post("/v1/events") for _ in range(40)))
     assert {answer.status_code for answer in answers} == {200}

@@ -87,7 +87,7 @@ def test_bad_input_is_refused_in_the_one_format(api: RunningApi, path: str, body
     error = response.json()["error"]
     assert error["code"] == "bad_input"
     assert error["message"]
-    assert set(error) <= {"code", "message", "field", "hint"}
+    assert set(error) <= {"code", "message", "field", "hint", "request_id"}
     assert len(response.content) < 2000
     assert time.monotonic() - start < 2
 

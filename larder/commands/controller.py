@@ -38,16 +38,16 @@ def run(
       larder controller run
       larder -p online_retail controller run --profile demo --no-gate
     """
-    import logging
     import signal
     import threading
 
     from larder.control import ControlProcess
     from larder.exposition import exposed
     from larder.services.stack import attach
+    from serving.logs import configure_logging
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = attach(settings_of(ctx))
+    configure_logging(settings.log_format)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -26,7 +26,6 @@ def run(ctx: typer.Context) -> None:
     Example:
       larder --project simulator ingest run
     """
-    import logging
     import signal
     import threading
 
@@ -36,9 +35,10 @@ def run(ctx: typer.Context) -> None:
     from feature_repo.ingest_metrics import IngestMetrics
     from feature_repo.redis_scripts import connect
     from larder.exposition import exposed
+    from serving.logs import configure_logging
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     settings = settings_of(ctx)
+    configure_logging(settings.log_format, "WARNING")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

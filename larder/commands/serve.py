@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import logging
 import signal
 import socket
 import sys
@@ -44,25 +43,28 @@ def serve(
     from larder.exposition import announced
     from larder.services.stack import attach
     from serving.app import create_app
+    from serving.logs import configure_logging
     from serving.prefork import Prefork
+    from serving.protocol import EdgeProtocol
 
     settings = attach(settings_of(ctx))
     settings = replace(
         settings, api_host=host or settings.api_host, api_port=settings.api_port if port is None else port
     )
     _require_free(settings.api_host, settings.api_port)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging(settings.log_format)
     print(f"project {settings.project}: http://{settings.api_host}:{settings.api_port}/docs", flush=True)
     options: dict[str, Any] = {
         "host": settings.api_host,
         "port": settings.api_port,
         "loop": "uvloop",
-        "http": "serving.protocol:LarderProtocol",  # httptools, answers in one piece
+        "http": EdgeProtocol,
         "access_log": False,  # /metrics counts; a line per request costs more than the request's own Python
         "timeout_graceful_shutdown": _GRACE_S,
         "server_header": False,
         "ws": "none",
         "log_level": "warning",
+        "log_config": None,  # ours, with request ids, for uvicorn's lines too
     }
     # uvicorn ends in order, then raises the signal again: it must not end this process before it has tidied up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
