@@ -24,7 +24,7 @@ from feature_repo.services import feature_list
 from feature_repo.settings import Settings
 from larder.exposition import announced, exposed, targets_dir
 from larder.services.ports import HOST, any_free_port
-from serving.admission import Admission
+from serving.admission import Admission, Door
 from serving.answers import LEVELS, REASONS, Recommendations
 from serving.app import create_app
 from serving.assignment import ARMS
@@ -110,7 +110,7 @@ async def test_fifty_thousand_users_leave_few_series() -> None:
         metrics.top_score[arm].observe(0.5)
     for service in ("ranking_v1", "purchase_v1"):
         metrics.missing.add(service, np.full((2, len(feature_list(service))), np.nan, np.float32))
-    app = MeasuredApp(Admission(HotPath(unreached, Answering(), metrics), 32, metrics), metrics)
+    app = MeasuredApp(Admission(HotPath(unreached, Answering(), metrics), Door(32, metrics)), metrics)
 
     async def send(message) -> None:
         sent.append(message)
