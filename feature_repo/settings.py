@@ -32,6 +32,11 @@ class Settings:
     redis_port: int = _doc(6399, "Port of that Redis; the embedded one takes the next free port if it is in use.")
     redis_cluster: bool = _doc(False, "Whether that Redis is a node of a Redis Cluster; true or false.")
     redis_timeout_ms: int = _doc(50, "Longest wait for Redis inside a request.")
+    request_budget_ms: int = _doc(
+        100,
+        "Time of a recommendation from its arrival on: waits end before it, and who waited so long for their turn "
+        "get what is popular. 0: no limit.",
+    )
     redis_appendfsync: str = _doc(
         "everysec",
         "Append-only-file policy of the embedded Redis: always, everysec or no (see docs/operations.md).",

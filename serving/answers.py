@@ -26,6 +26,7 @@ Reason = Literal[
     "no_bundle",
     "no_item_table",
     "model_failed",
+    "late",
     "no_neighbours",
     "explanation_unavailable",
 ]
@@ -39,6 +40,7 @@ REASONS: dict[Reason, str] = {
     "no_bundle": "No model is loaded; the list is popularity.",
     "no_item_table": "Items have not been loaded; the list is the popularity file of the model.",
     "model_failed": "The model failed on this request; the list is popularity.",
+    "late": "The request's time was over before a model could be asked; the list is popularity.",
     "no_neighbours": "The model knows no similar items; popular ones are shown.",
     "explanation_unavailable": "The list stands, but was not explained: too many were asked for, or the model failed.",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 import sys
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -140,6 +141,7 @@ def create_app(
         now_us,
         all_candidates_share=settings.impression_all_candidates_share,
         canary_timeout_s=settings.canary_timeout_ms / 1000,
+        budget_s=settings.request_budget_ms / 1000 if settings.request_budget_ms else math.inf,
         shadow=shadow,
     )
     entry, new_items = StreamEntry(settings, client, write_guard, metrics), NewItems(settings.max_items)

@@ -6,6 +6,7 @@ the pairs of the candidates in a second one.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from feature_repo.errors import UnavailableError
@@ -30,11 +31,17 @@ class FeatureReads:
         self._guard = guard
         self._failures = metrics.redis_failures
 
-    async def user(self, user_id: str, now_us: int) -> UserRows | None:
-        """Read the user's row, affinities, recent events, and all pairs unless they are known to be many."""
+    async def user(self, user_id: str, now_us: int, *, within_s: float = math.inf) -> UserRows | None:
+        """Read the user's row, affinities, recent events, and all pairs unless they are known to be many.
+
+        Parameters
+        ----------
+        within_s
+            What is left of the request's time.
+        """
         few = user_id not in self._many
         try:
-            user = await self._guard.call(lambda: self._reader.user(user_id, now_us, with_pairs=few))
+            user = await self._guard.call(lambda: self._reader.user(user_id, now_us, with_pairs=few), within_s=within_s)
         except UnavailableError:
             self._failures.labels("user_read").inc()
             return None
@@ -42,21 +49,23 @@ class FeatureReads:
             self._remember(user_id)
         return user
 
-    async def pairs(self, user: UserRows, item_ids: list[str], now_us: int) -> Rows | None:
+    async def pairs(
+        self, user: UserRows, item_ids: list[str], now_us: int, *, within_s: float = math.inf
+    ) -> Rows | None:
         """Return what the user did with some items: from the first read, or a second one."""
         if user.pairs is not None:
             return user.pairs.of(item_ids)
         try:
-            return await self._guard.call(lambda: self._reader.pairs(user.user_id, item_ids, now_us))
+            return await self._guard.call(lambda: self._reader.pairs(user.user_id, item_ids, now_us), within_s=within_s)
         except UnavailableError:
             self._failures.labels("pair_read").inc()
             return None
 
-    async def drafted(self, draft: Draft) -> Rows | None:
+    async def drafted(self, draft: Draft, *, within_s: float = math.inf) -> Rows | None:
         """Return what the user did with a draft's candidates; as `pairs`, without naming them where it can."""
         known, table = draft.user.pairs, draft.table
         if known is None:
-            return await self.pairs(draft.user, draft.item_ids, draft.now_us)
+            return await self.pairs(draft.user, draft.item_ids, draft.now_us, within_s=within_s)
         return known.at(table.lookup(known.item_ids), draft.candidates.items, len(table))
 
     def _remember(self, user_id: str) -> None:

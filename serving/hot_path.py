@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from feature_repo.errors import LarderError
 from feature_repo.events import Repeats
 from serving.cascade.rerank import DiversityKind
-from serving.http import ARM, LEVEL, Route, require_unique_names
+from serving.http import ARM, ARRIVED, LEVEL, Route, require_unique_names
 from serving.metrics import Metrics
 from serving.problems import larder_problem
 from serving.recommend import RecommendationService, Wish
@@ -68,7 +68,7 @@ class HotPath:
             return
         scope["route"] = _ROUTE
         try:
-            answer = await self._service.recommend(wish)
+            answer = await self._service.recommend(wish, scope.get(ARRIVED))
         except LarderError as error:
             await larder_problem(error)(scope, receive, send)
             return

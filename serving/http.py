@@ -22,6 +22,8 @@ from serving.schemas import MAX_BODY_BYTES
 #: Where a request's scope says on which rung of the ladder its answer stands, and which arm the user belongs to.
 LEVEL = "larder.level"
 ARM = "larder.arm"
+#: When it was whole, by `time.perf_counter`.
+ARRIVED = "larder.arrived"
 _ENCODE = msgspec.json.Encoder().encode
 #: A body that is too large is read and thrown away up to here, so that the client hears the answer.
 _DRAINED_BYTES = 10 * MAX_BODY_BYTES

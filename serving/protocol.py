@@ -9,6 +9,7 @@ reads more. tests/test_protocol.py holds what this takes from uvicorn's private 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, Final, NamedTuple, cast
 
 import httptools
@@ -17,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from serving.admission import ADMITTED, OVERLOADED, Door, overloaded, route_of
+from serving.http import ARRIVED
 from serving.metrics import Metrics
 from serving.one_write import OneWrite
 from serving.problems import RETRY_AFTER_S, TOO_LARGE, TOO_LARGE_HINT, TOO_LARGE_TEXT, encode_problem
@@ -223,6 +225,7 @@ class EdgeProtocol(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()  # a refusal before it, in the same packet, has set it
         edge, scope = self._edge, cycle.scope
+        scope[ARRIVED] = time.perf_counter()  # type: ignore[typeddict-unknown-key] # servers may add keys
         # Behind others of a pipeline the middleware asks the door: refusals here would nest as deep as it is long.
         kind = edge.door.kind_of(scope["path"]) if edge.refuse_early and not self.pipeline else None
         if kind is None or scope["method"] == "HEAD":

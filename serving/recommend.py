@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
@@ -36,6 +37,8 @@ from serving.shadow import Shadow
 from serving.state import Release, ServingState
 
 _LOG = logging.getLogger(__name__)
+#: What the model takes of a request's time: no wait may last longer than leaves so much.
+_MODEL_S: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ class RecommendationService:
         *,
         all_candidates_share: float = 0.0,
         canary_timeout_s: float = 0.06,
+        budget_s: float = math.inf,
         shadow: Shadow | None = None,
     ) -> None:
         self._state = state
@@ -90,10 +94,16 @@ class RecommendationService:
         self._now_us = now_us
         self._all_candidates_share = all_candidates_share
         self._canary_timeout_s = canary_timeout_s
+        self._budget_s = budget_s
         self._shadow = shadow
 
-    async def recommend(self, wish: Wish) -> Recommendations:
+    async def recommend(self, wish: Wish, arrived_s: float | None = None) -> Recommendations:
         """Answer one request and record what was served.
+
+        Parameters
+        ----------
+        arrived_s
+            When the request was there, by `time.perf_counter`: what it waited for its turn is of its time. None: now.
 
         Raises
         ------
@@ -102,19 +112,22 @@ class RecommendationService:
         """
         self._state.under_way += 1
         try:
-            return await self._recommend(wish)
+            return await self._recommend(wish, time.perf_counter() if arrived_s is None else arrived_s)
         finally:
             self._state.under_way -= 1
 
-    async def _recommend(self, wish: Wish) -> Recommendations:
-        now_us, start = self._now_us(), time.perf_counter()
+    async def _recommend(self, wish: Wish, start: float) -> Recommendations:
+        now_us, ends = self._now_us(), start + self._budget_s - _MODEL_S
         # Before the reads: what it promises is in every row that they bring.
         feature_age_s = self._state.feature_age_s(now_us)
         request_id = wish.request_id or made_request_id()
         release, table = self._state.release, self._state.table
         assigned: ArmName = "stable" if release is None else release.arm_of(wish.user_id)
-        if release is not None and table is not None:
-            served = await self._by_model(wish, request_id, release, table, now_us, assigned)
+        if release is not None and table is not None and time.perf_counter() >= ends:
+            items = popular_in_table(table, wish.k, exclude=wish.exclude)
+            served = _Served("popularity", items, ["late"], self._reads.nothing_known(wish.user_id), user_read=False)
+        elif release is not None and table is not None:
+            served = await self._by_model(wish, request_id, release, table, now_us, assigned, ends)
         else:
             served = self._without_model(wish, release, table)
         took_s = time.perf_counter() - start
@@ -139,15 +152,22 @@ class RecommendationService:
         return answer
 
     async def _by_model(
-        self, wish: Wish, request_id: str, release: Release, table: ItemTable, now_us: int, assigned: ArmName
+        self,
+        wish: Wish,
+        request_id: str,
+        release: Release,
+        table: ItemTable,
+        now_us: int,
+        assigned: ArmName,
+        ends: float,
     ) -> _Served:
-        """Rank with the arm's bundle; without the user's features if they cannot be read.
+        """Rank with the arm's bundle; without the user's features if they cannot be read before `ends`.
 
         Where the canary does not answer, the stable model does, and the record says so.
         """
         stage, reasons = self._metrics.stage, list[Reason]()
         start = time.perf_counter()
-        user = await self._reads.user(wish.user_id, now_us)
+        user = await self._reads.user(wish.user_id, now_us, within_s=ends - start)
         read = time.perf_counter()
         stage["user_read"].observe(read - start)
         level: Level = "full"
@@ -162,13 +182,14 @@ class RecommendationService:
         keep_all = keeps_all_candidates(request_id, self._all_candidates_share)
         asked = _asked(wish, user, known, now_us, keep_all=keep_all)
         failure: Failure | None = None
-        if assigned == "canary" and release.canary is not None:
+        # A candidate has all of its time or is not asked: that a request waited for its turn is not its fault.
+        if assigned == "canary" and release.canary is not None and time.perf_counter() < ends:
             try:
                 return await self._by_canary(asked, release.canary, level, reasons)
             except CandidateError as error:
                 failure = error.kind
                 self._metrics.canary_failures.labels(failure).inc()
-        served = await self._by_stable(asked, release, table, level, reasons)
+        served = await self._by_stable(asked, release, table, level, reasons, ends)
         # Where nothing may be shown, that is not the candidate's failure.
         served.failure = (None if failure == "empty" and not served.items else failure) or served.failure
         return served
@@ -183,7 +204,7 @@ class RecommendationService:
         return _Served(level, answer.items, reasons, asked.user, asked.known, answer.seen, arm=canary.arm)
 
     async def _by_stable(
-        self, asked: Asked, release: Release, table: ItemTable, level: Level, reasons: list[Reason]
+        self, asked: Asked, release: Release, table: ItemTable, level: Level, reasons: list[Reason], ends: float
     ) -> _Served:
         stage, read = self._metrics.stage, time.perf_counter()
         user, known, now_us = asked.user, asked.known, asked.now_us
@@ -201,7 +222,7 @@ class RecommendationService:
             count = len(draft.candidates)
             drafted = time.perf_counter()
             stage["retrieve"].observe(drafted - read)
-            pairs = await self._reads.drafted(draft) if known and count else None
+            pairs = await self._reads.drafted(draft, within_s=ends - drafted) if known and count else None
             pairs_read = pairs is not None
             if pairs is None:
                 pairs = null_rows(USER_ITEM, count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -78,7 +79,9 @@ class RedisGuard:
         """Whether the last calls failed so often that Redis is left alone."""
         return self._failed_in_a_row >= self._limit
 
-    async def call(self, ask: Callable[[], Awaitable[T]], timeout_s: float | None = None) -> T:
+    async def call(
+        self, ask: Callable[[], Awaitable[T]], timeout_s: float | None = None, *, within_s: float = math.inf
+    ) -> T:
         """Run one call.
 
         Parameters
@@ -87,6 +90,8 @@ class RedisGuard:
             Makes the call; not called while Redis is left alone.
         timeout_s
             Instead of the guard's own.
+        within_s
+            What is left of a request's time. Where that is less, its end is no failure of Redis.
 
         Raises
         ------
@@ -99,9 +104,12 @@ class RedisGuard:
                 raise UnavailableError("Redis does not answer; it will be asked again in a moment")
             self._closed_until = now + self._pause_s  # this call tries; the others go on failing at once
         try:
-            async with asyncio.timeout(timeout_s or self._timeout_s):
+            limit_s = timeout_s or self._timeout_s
+            async with asyncio.timeout(min(limit_s, within_s)):
                 result = await ask()
         except (TimeoutError, UnavailableError, RedisError, OSError) as error:
+            if isinstance(error, TimeoutError) and within_s < limit_s:
+                raise UnavailableError("Redis did not answer before the request's time was over") from error
             self._failed_in_a_row += 1
             self._closed_until = self._clock() + self._pause_s
             if isinstance(error, UnavailableError):

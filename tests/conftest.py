@@ -61,6 +61,7 @@ def settings(tmp_path: Path, redis_url: str) -> Settings:
         data_dir=Settings.load().data_dir,
         redis_port=int(redis_url.rpartition(":")[2]),
         redis_timeout_ms=1000,  # a loaded test machine is not a dead Redis
+        request_budget_ms=0,
         mlflow_tracking_uri="http://127.0.0.1:9",  # nobody listens there
     )
 

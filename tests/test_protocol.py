@@ -164,7 +164,10 @@ def test_a_full_door_refuses_before_a_task_is_made(api: RunningApi, port: int, m
     monkeypatch.setattr(
         httptools_impl.HttpToolsProtocol, "_start_asgi_task", lambda *args: (tasks.append(args), whole(*args))
     )
-    shed, answered = 'larder_shed_total{kind="lists"}', 'larder_requests_total{arm="none",level="none",route="/v1/recommendations"'
+    shed, answered = (
+        'larder_shed_total{kind="lists"}',
+        'larder_requests_total{arm="none",level="none",route="/v1/recommendations"',
+    )
     before = [api.metric(name) for name in (shed,)]
     door = full(api)
     try:
