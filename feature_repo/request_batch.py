@@ -23,18 +23,18 @@ class _Side:
     """The features of the three common kinds whose columns are all in one block."""
 
     def __init__(self, columns: Sequence[str], features: Iterable[tuple[int, Feature]]) -> None:
-        at = {name: row for row, name in enumerate(columns)}
-        by_kind: dict[type, list[tuple[int, Feature]]] = {Decayed: [], Since: [], Raw: []}
-        for place, feature in features:
-            by_kind[type(feature)].append((place, feature))
-        decayed, since, raw = ([one for _, one in by_kind[kind]] for kind in (Decayed, Since, Raw))
-        times = list(dict.fromkeys(one.time for one in (*decayed, *since)))  # type: ignore[union-attr]  # by kind
-        self._places = _indices(place for kind in (Decayed, Since, Raw) for place, _ in by_kind[kind])
-        self._columns = _indices(at[one.name] for one in (*decayed, *raw))  # type: ignore[union-attr]  # by kind
+        at, known = {name: row for row, name in enumerate(columns)}, list(features)
+        decayed = [(place, one) for place, one in known if isinstance(one, Decayed)]
+        since = [(place, one) for place, one in known if isinstance(one, Since)]
+        raw = [(place, one) for place, one in known if isinstance(one, Raw)]
+        moments = [one.time for _, one in decayed] + [one.time for _, one in since]
+        times = list(dict.fromkeys(moments))
+        self._places = _indices(place for place, _ in (*decayed, *since, *raw))
+        self._columns = _indices([at[one.name] for _, one in decayed] + [at[one.name] for _, one in raw])
         self._times = _indices(at[name] for name in times)
-        self._ages = _indices(times.index(one.time) for one in (*decayed, *since))  # type: ignore[union-attr]
-        self._half_lives = _column(-one.half_life_us for one in decayed)  # type: ignore[union-attr]  # by kind
-        self._units = _column(one.unit_us for one in since)  # type: ignore[union-attr]  # by kind
+        self._ages = _indices(times.index(name) for name in moments)
+        self._half_lives = _column(-one.half_life_us for _, one in decayed)
+        self._units = _column(one.unit_us for _, one in since)
 
     def fill(self, out: F32, block: F64, now: float) -> None:
         """Compute the features and put each into its row of `out`."""

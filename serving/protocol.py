@@ -225,7 +225,7 @@ class EdgeProtocol(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()  # a refusal before it, in the same packet, has set it
         edge, scope = self._edge, cycle.scope
-        scope[ARRIVED] = time.perf_counter()  # type: ignore[typeddict-unknown-key] # servers may add keys
+        scope[ARRIVED] = time.perf_counter()  # type: ignore[literal-required] # servers may add keys
         # Behind others of a pipeline the middleware asks the door: refusals here would nest as deep as it is long.
         kind = edge.door.kind_of(scope["path"]) if edge.refuse_early and not self.pipeline else None
         if kind is None or scope["method"] == "HEAD":

@@ -124,8 +124,8 @@ class RecommendationService:
         release, table = self._state.release, self._state.table
         assigned: ArmName = "stable" if release is None else release.arm_of(wish.user_id)
         if release is not None and table is not None and time.perf_counter() >= ends:
-            items = popular_in_table(table, wish.k, exclude=wish.exclude)
-            served = _Served("popularity", items, ["late"], self._reads.nothing_known(wish.user_id), user_read=False)
+            popular = popular_in_table(table, wish.k, exclude=wish.exclude)
+            served = _Served("popularity", popular, ["late"], self._reads.nothing_known(wish.user_id), user_read=False)
         elif release is not None and table is not None:
             served = await self._by_model(wish, request_id, release, table, now_us, assigned, ends)
         else:

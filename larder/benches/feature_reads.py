@@ -89,7 +89,7 @@ def _measure(settings: Settings) -> dict[str, list[list[float]]]:
 
         def with_item_table() -> Any:
             pairs = RowsOf(USER_ITEM, _USER, [table.ids[i] for i in candidates])
-            return reader.read([requests[0], pairs], now_us), table.inputs_of(candidates)
+            return reader.read([requests[0], pairs], now_us), table.inputs.take(candidates, axis=0)
 
         _check_equal(
             states, [store.get_online_features(**asked).to_dict() for store in stores], now_us, reader, requests
