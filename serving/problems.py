@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from feature_repo.errors import BadInputError, LarderError, NotFoundError, UnavailableError
+from serving.logs import printable
 from serving.request_id import HEADER, current_request_id
 
 _LOG = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI entries of the errors a route may answer with."""
     texts = {
         403: "Only from this machine",
-        404: "Not found",
+        404: "Not found; no path holds a line feed",
         TOO_LARGE: "Body over 1 MB",
         422: "The request is not right",
         TOO_MANY: "Too much of one user; try again after `Retry-After` seconds",
@@ -163,4 +164,5 @@ async def _bug(request: Request, error: Exception) -> Response:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]}…"
+    """Cut a text for people, and write what is no letter (a path may hold anything) as an escape."""
+    return printable(text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]}…")

@@ -28,7 +28,7 @@ def admin_routes(state: ServingState, reads: FeatureReads, now_us: Callable[[], 
     @router.get(
         "/admin/users/{user_id:path}/features",
         summary="What is known of a user now",
-        responses={200: {"model": UserFeatures}, **documented(403, 422, 503)},
+        responses={200: {"model": UserFeatures}, **documented(403, 404, 422, 503)},
     )
     async def user_features(request: Request, user_id: Annotated[Id, Path()]) -> Response:
         """Show the state the user's next answer is made from; docs/features.md says what the columns mean."""

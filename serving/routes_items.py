@@ -58,7 +58,7 @@ def item_routes(service: ItemListService, intake: ItemIntake) -> APIRouter:
     @router.get(
         "/v1/items/{item_id:path}/similar",
         summary="Items similar to an item",
-        responses={200: {"model": ItemList}, 304: _NOT_CHANGED, **documented(422, 503)},
+        responses={200: {"model": ItemList}, 304: _NOT_CHANGED, **documented(404, 422, 503)},
     )
     async def similar(
         request: Request,

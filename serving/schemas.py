@@ -30,10 +30,13 @@ def checked_id(text: str) -> str:
     return normalise_id(text)
 
 
+#: For readers of the OpenAPI document, which cannot say that it is bytes that are counted.
+ID_PATTERN = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$"
+
 Id = Annotated[
     str,
     AfterValidator(checked_id),
-    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_ID_BYTES}),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_ID_BYTES, "pattern": ID_PATTERN}),
 ]
 K = Annotated[int, Field(ge=1, le=MAX_K, description="Length of the list; fewer come back if there are no more.")]
 

@@ -45,7 +45,7 @@ class RunningApi(AbstractContextManager["RunningApi"]):
             log_level="critical",
         )  # fmt: skip
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)  # one that does not stop fails a test
 
     def __enter__(self) -> Self:
         self._thread.start()
