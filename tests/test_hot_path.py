@@ -91,7 +91,7 @@ def test_the_short_way_is_taken_measured_and_recorded(api: RunningApi) -> None:
     )
     assert answer.json()["request_id"] == "mine"
     # The framework adds nothing of its own to the scope of what it never saw.
-    line = 'larder_requests_total{level="full",route="/v1/recommendations",status="200"}'
+    line = 'larder_requests_total{arm="stable",level="full",route="/v1/recommendations",status="200"}'
     assert api.metric(line) == 1
 
 
