@@ -31,6 +31,7 @@ from feature_repo.micro_batch import MicroBatch
 from feature_repo.online_keys import checked_project, status_key, watermark_key
 from feature_repo.quarantine import QuarantineDrain
 from feature_repo.read_ahead import ReadAhead
+from feature_repo.redis_memory import memory_use
 from feature_repo.row_index import refuse_earlier_rows
 from feature_repo.settings import Settings
 from feature_repo.stream import StreamBatch, decode_entries
@@ -83,7 +84,7 @@ class IngestStatus:
     current_ms: int = 0
     #: Events per second over the last second.
     rate: float = 0.0
-    #: Memory Redis uses, and may use (its maxmemory, else the machine's).
+    #: Memory Redis uses, and may use (`redis_memory.memory_use`).
     redis_used_bytes: int = 0
     redis_limit_bytes: int = 0
 
@@ -362,9 +363,7 @@ class IngestWorker:
         then, events = self._rate_from
         self.status.rate = round((self.status.events - events) / (now - then), 1) if then else 0.0
         self._rate_from = (now, self.status.events)
-        memory: Any = self._client.info("memory")
-        self.status.redis_used_bytes = int(memory["used_memory"])
-        self.status.redis_limit_bytes = int(memory["maxmemory"] or memory["total_system_memory"])
+        self.status.redis_used_bytes, self.status.redis_limit_bytes = memory_use(self._client)
         self.status.updated_ms = _now_ms()
         self._client.set(status_key(self._project), msgspec.json.encode(self.status))
 

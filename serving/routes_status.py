@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Final
 
@@ -50,7 +51,9 @@ def status_routes(
         said = await workers.ask(TOPIC)
         answered = [text for text in said.values() if text is not None]
         facts = _facts(project, state, problems(), now_us(), len(said), len(answered))
-        return Response(status_view(facts, merged(answered)), media_type="text/html", headers=HEADERS)
+        # Beside the event loop: drawing takes as long as several lists do.
+        html = await asyncio.to_thread(lambda: status_view(facts, merged(answered)))
+        return Response(html, media_type="text/html", headers=HEADERS)
 
     return router
 

@@ -54,9 +54,10 @@ def share_chart(series: Mapping[str, Series], colours: Mapping[str, str]) -> str
             for low, value, total in zip(floor, values, sums, strict=True)
         ]
         for start, end in _stretches([total > 0 for total in sums]):
-            # An interval is a step as wide as itself, so that one alone is seen too.
-            upper = [f"{_x(n + side, length)},{_y(top[n])}" for n in range(start, end) for side in (-0.5, 0.5)]
-            lower = [f"{_x(n + side, length)},{_y(floor[n])}" for n in range(start, end) for side in (-0.5, 0.5)]
+            where = [*range(start, end), end - 1]  # to the end of the last one, so that one alone is seen too
+            across = [*(_x(n, length) for n in range(start, end)), _x(end - 0.5, length)]
+            upper = [f"{x},{_y(top[n])}" for x, n in zip(across, where, strict=True)]
+            lower = [f"{x},{_y(floor[n])}" for x, n in zip(across, where, strict=True)]
             parts.append(f"<polygon class='area {colours[name]}' points='{' '.join([*upper, *reversed(lower)])}' />")
         floor = top
     return _drawn(parts, {name: colours[name] for name in series})

@@ -15,6 +15,7 @@ from feature_repo.ingest import IngestWorker
 from feature_repo.materialize import materialize
 from feature_repo.online_keys import watermark_key
 from feature_repo.online_reader import AsyncOnlineReader
+from feature_repo.redis_memory import memory_use
 from feature_repo.redis_scripts import connect, connect_async
 from feature_repo.row_index import entities_of
 from feature_repo.row_scripts import ViewRows
@@ -116,6 +117,17 @@ def drained(settings, client) -> None:
         pass
     worker.flush()
     worker.close()
+
+
+def test_memory_is_that_of_the_fullest_server(client, nodes):
+    with redis.Redis(HOST, nodes[1]) as node:
+        node.config_set("maxmemory", 50_000_000)
+        try:
+            used, limit = memory_use(client)
+        finally:
+            node.config_set("maxmemory", 0)
+    assert limit == 50_000_000
+    assert 0 < used < limit
 
 
 def with_history(settings) -> None:
