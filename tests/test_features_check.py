@@ -236,9 +236,9 @@ def test_another_half_life_is_found(checked: Checked, monkeypatch: pytest.Monkey
     monkeypatch.setattr(fold, "_HALF_LIVES", (half_lives, *fold._HALF_LIVES[1:]))
     assert wrong(checked.run(only="served")) == {"f_user_views_1d"}
     monkeypatch.undo()
-    text, _ = request_features._FEATURES["f_item_views_7d"]
+    text, _ = request_features.FEATURES["f_item_views_7d"]
     other = (text, request_features._decayed("item_views_1d"))
-    monkeypatch.setitem(request_features._FEATURES, "f_item_views_7d", other)
+    monkeypatch.setitem(request_features.FEATURES, "f_item_views_7d", other)
     assert wrong(checked.run(only="served")) == {"f_item_views_7d"}
 
 

@@ -22,6 +22,7 @@ def larder(home: Path, *arguments: str, ports: tuple[int, int, int]) -> subproce
         "LARDER_MLFLOW_PORT": str(ports[1]),
         "LARDER_API_PORT": str(ports[2]),
         "LARDER_REDIS_TIMEOUT_MS": "1000",  # a loaded test machine is not a dead Redis
+        "LARDER_REQUEST_BUDGET_MS": "0",
     }
     return subprocess.run(
         [sys.executable, "-m", "larder.cli", *arguments],
