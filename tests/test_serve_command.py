@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import httpx
 import psutil
@@ -65,6 +66,8 @@ def test_it_serves_and_stops_in_order(settings: Settings, how: signal.Signals) -
 
 
 def test_two_workers_answer(settings: Settings) -> None:
+    """Both log as the setting says."""
+    settings = replace(settings, log_format="json")
     with redis.Redis(HOST, settings.redis_port) as client:
         open_shop(settings, client)
     port = any_free_port()
@@ -73,7 +76,11 @@ def test_two_workers_answer(settings: Settings) -> None:
         answer = httpx.post(f"http://127.0.0.1:{port}/v1/recommendations", json={"user_id": "u00001"})
         assert answer.json()["level"] == "full"
         process.terminate()
-        process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=20)
+    first, *log = output.splitlines()
+    assert first.startswith("project ")
+    said = [json.loads(line) for line in log]
+    assert sum("serving bundle" in line["message"] for line in said) == 2
 
 
 def test_no_worker_outlives_a_killed_supervisor(settings: Settings) -> None:
