@@ -29,6 +29,9 @@ from serving.schemas import MAX_BODY_BYTES
 EDGE: Final = "larder.edge"
 MAX_HEAD_BYTES: Final = 65_536
 MAX_HEADERS: Final = 100
+#: Requests of one connection that wait for the one before them. uvicorn reads on after every answer, a packet of
+#: thousands at a time: a client that reads nothing had a million of them in memory after ten seconds.
+MAX_PIPELINED: Final = 100
 #: Bodies on their way of all connections together.
 MAX_ARRIVING_BYTES: Final = 64 * MAX_BODY_BYTES
 #: A request's bytes with its head and the framing of chunks.
@@ -206,6 +209,8 @@ class EdgeProtocol(HttpToolsProtocol):
             and len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES
         ):
             raise _head_too_large()
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise _Refusal(400, "bad_input", "too many requests wait on one connection", "wait for answers first")
         self._in_head = False
         super().on_headers_complete()
 
@@ -264,7 +269,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._edge.count("unmatched", refusal.status)
         if busy:  # an earlier request of the connection has not been answered: this answer would pass for its own
             if self.pipeline:
-                self.transport.close()
+                self._close()
             self.cycle.keep_alive = False  # closes after its answer
             return
         request_id = chosen_request_id(self.headers or ())[0]
@@ -295,7 +300,17 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._receiving:
             self._refuse(_LATE)
         else:
-            self.transport.close()
+            self._close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection on which nothing was asked for a while."""
+        self._close()
+
+    def _close(self) -> None:
+        """Close, and do not wait long for a client that does not take what was written."""
+        self.transport.close()
+        self._cancel_deadline()
+        self._deadline = self.loop.call_later(_LINGER_S, self.transport.abort)
 
     def _forget_held(self) -> None:
         self._held = None

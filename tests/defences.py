@@ -54,6 +54,12 @@ def write_deadline() -> None:
     _replace(EdgeProtocol, "pause_writing", HttpToolsProtocol.pause_writing)
 
 
+def pipeline_cap() -> None:
+    from serving import protocol
+
+    _replace(protocol, "MAX_PIPELINED", 10**9)
+
+
 def whole_requests() -> None:
     from serving.protocol import EdgeProtocol, HttpToolsProtocol
 
@@ -162,6 +168,10 @@ DEFENCES = {
     "write_deadline": Defence(
         "clients that do not read their answers", write_deadline, f"{_PROTOCOL}test_an_answer_nobody_reads_ends"
     ),
+    "pipeline_cap": Defence(
+        "requests without end on one connection", pipeline_cap,
+        f"{_PROTOCOL}test_requests_that_wait_on_one_connection_are_bounded",
+    ),
     "whole_requests": Defence(
         "bodies on their way that take the places of others", whole_requests,
         f"{_PROTOCOL}test_who_is_still_sending_takes_no_place",
@@ -215,7 +225,7 @@ DEFENCES = {
     ),
     "row_seq": Defence(
         "events folded twice after a crash", without_defence.row_seq,
-        "tests/test_faults_defences.py::test_rows_that_are_ahead_of_the_watermark_are_not_folded_twice",
+        "tests/test_fold.py::test_each_row_skips_what_it_holds",
     ),
     "trimming_behind_the_log": Defence(
         "a stream that is trimmed before it is logged", without_defence.trimming_behind_the_log,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import httpx
 import psutil
@@ -94,6 +95,8 @@ def test_it_serves_and_stops_in_order(settings: Settings, how: signal.Signals) -
 
 
 def test_two_workers_answer(settings: Settings) -> None:
+    """Both log as the setting says."""
+    settings = replace(settings, log_format="json")
     with redis.Redis(HOST, settings.redis_port) as client:
         open_shop(settings, client)
     port = any_free_port()
@@ -115,7 +118,11 @@ def test_two_workers_answer(settings: Settings) -> None:
         worker_of(process, victim).kill()
         wait_until(lambda: up(url) == {"0": 1.0, "1": 1.0} and samples(url, ANSWERS) == others, timeout_s=40)
         process.terminate()
-        process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=20)
+    first, *log = output.splitlines()
+    assert first.startswith("project ")
+    said = [json.loads(line) for line in log]
+    assert sum("serving bundle" in line["message"] for line in said) == 2
 
 
 def test_no_worker_outlives_a_killed_supervisor(settings: Settings) -> None:
