@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deployment.control_metrics import ControlMetrics
 from deployment.rollout.profile import GUARDRAILS
+from feature_repo.errors import UnavailableError
 from feature_repo.ingest import IngestStatus
 from feature_repo.ingest_metrics import IngestMetrics
 from feature_repo.services import feature_list
@@ -234,6 +235,12 @@ def test_a_port_in_use_is_stepped_over(tmp_path: Path) -> None:
         assert httpx.get(f"http://127.0.0.1:{second}/metrics").status_code == 200
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{first}/metrics")
+
+
+def test_an_address_that_is_not_here_is_said(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, metrics_host="192.0.2.1")  # of no machine: RFC 5737
+    with pytest.raises(UnavailableError, match="metrics_host"), exposed(settings, "ingest", CollectorRegistry(), 8097):
+        pass
 
 
 def test_the_controller_shows_rollout_evidence_and_verdicts() -> None:
