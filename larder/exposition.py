@@ -6,6 +6,7 @@ says that it is down; the next one of its role removes it.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -35,15 +36,20 @@ def exposed(settings: Settings, role: Role, registry: CollectorRegistry, first_p
     Raises
     ------
     UnavailableError
-        If none of 100 ports is free.
+        If none of 100 ports is free, or there is no such address here.
     """
     ProcessCollector(registry=registry)
     disable_created_metrics()  # type: ignore[no-untyped-call] # a second series per counter, which nothing asks for
     for port in range(first_port, min(first_port + _TRIES, 65536)):
         try:
             server, thread = start_http_server(port, settings.metrics_host, registry)
-        except OSError:
-            continue
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                continue
+            raise UnavailableError(
+                f"the metrics of {role} cannot be shown on {settings.metrics_host} port {port}: {error.strerror}; see "
+                "setting metrics_host"
+            ) from None
         break
     else:
         raise UnavailableError(
@@ -60,7 +66,10 @@ def exposed(settings: Settings, role: Role, registry: CollectorRegistry, first_p
 
 @contextmanager
 def announced(settings: Settings, role: Role, host: str, port: int) -> Iterator[None]:
-    """Tell Prometheus while the context lasts that this process has metrics on a port."""
+    """Tell Prometheus while the context lasts that this process has metrics on a port; not for port 0, any free one."""
+    if port == 0:
+        yield
+        return
     directory = targets_dir(settings)
     directory.mkdir(parents=True, exist_ok=True)
     for path in directory.glob(f"{role}-{settings.project}-*.json"):
@@ -68,9 +77,10 @@ def announced(settings: Settings, role: Role, host: str, port: int) -> Iterator[
             path.unlink(missing_ok=True)
     host = "127.0.0.1" if host in {"0.0.0.0", "::", "localhost"} else host  # noqa: S104 - told apart, not bound
     labels = {"job": f"larder-{role}", "project": settings.project, "__pid": str(os.getpid())}
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     path = directory / f"{role}-{settings.project}-{port}.json"
     scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps([{"targets": [f"{host}:{port}"], "labels": labels}]), "utf-8")
+    scratch.write_text(json.dumps([{"targets": [address], "labels": labels}]), "utf-8")
     scratch.replace(path)
     try:
         yield

@@ -56,20 +56,18 @@ def _dashboard(one: dict[str, Any]) -> dict[str, Any]:
         "timezone": "utc",
         "templating": {"list": [_project_variable()]},
         "annotations": {"list": []},
-        "links": [{"type": "dashboards", "tags": ["larder"], "title": "Larder", "asDropdown": True, "keepTime": True}],
+        "links": [_LINK],
         "panels": _laid_out(one["rows"]),
     }
 
 
 def _project_variable() -> dict[str, Any]:
-    query = "label_values(larder_ready_status, project)"
     return {
         "name": "project",
         "label": "Project",
         "type": "query",
         "datasource": DATASOURCE,
-        "definition": query,
-        "query": {"query": query, "refId": "project"},
+        "query": {"query": "label_values(larder_ready_status, project)", "refId": "project"},
         "refresh": 2,
         "includeAll": True,
         "allValue": ".*",
@@ -157,6 +155,19 @@ def _drawn(one: dict[str, Any], kind: str) -> dict[str, Any]:
     return drawn
 
 
+#: From each dashboard to the others, for the same time and project.
+_LINK: Final = {
+    "type": "dashboards",
+    "title": "Larder",
+    "tags": ["larder"],
+    "asDropdown": True,
+    "keepTime": True,
+    "includeVars": True,
+    "targetBlank": False,
+    "icon": "dashboard",
+    "tooltip": "",
+    "url": "",
+}
 _CALCS: Final = {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}}
 _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "timeseries": {

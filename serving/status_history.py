@@ -15,6 +15,8 @@ from serving.redis_client import RedisGuard
 from serving.state import ServingState
 from serving.status_samples import EVERY_S, Sample
 
+#: Ingest says something every second; what it said longer ago says nothing of now.
+_SILENCE_S: Final = 5.0
 _KEPT: Final = 600 // EVERY_S
 
 
@@ -41,6 +43,8 @@ class StatusHistory:
         grown = [_less(now, then) for now, then in zip(self._before, before, strict=True)]
         statuses, levels, arms, buckets, events = grown
         reads, writes = self._breakers
+        ingest = self._state.ingest
+        heard = now_us / 1e6 - ingest.updated_ms / 1e3 < _SILENCE_S
         self._samples.append(
             Sample(
                 at=at,
@@ -49,9 +53,9 @@ class StatusHistory:
                 arms=arms,
                 buckets=_apart(buckets),
                 events=events.get("accepted", 0.0),
-                folded=self._state.ingest.rate,
+                folded=ingest.rate if heard else None,
                 feature_age_s=self._state.feature_age_s(now_us),
-                ingest_lag_s=self._state.ingest.lag_ms / 1e3,
+                ingest_lag_s=ingest.lag_ms / 1e3 if heard else None,
                 breakers=(reads.failing, writes.failing),
             )
         )

@@ -26,7 +26,7 @@ class Sample(msgspec.Struct, frozen=True):
     events
         Events accepted in the interval.
     folded
-        Events a second ingest folded, as it last said.
+        Events a second ingest folded; None if it has not said so lately.
     feature_age_s, ingest_lag_s
         As they stood; None if unknown.
     breakers
@@ -39,9 +39,9 @@ class Sample(msgspec.Struct, frozen=True):
     arms: dict[str, float]
     buckets: dict[str, float]
     events: float
-    folded: float
+    folded: float | None
     feature_age_s: float | None
-    ingest_lag_s: float
+    ingest_lag_s: float | None
     breakers: tuple[bool, bool]
 
     @property
@@ -71,11 +71,15 @@ def _sum(samples: list[Sample]) -> Sample:
         arms=total(sample.arms for sample in samples),
         buckets=total(sample.buckets for sample in samples),
         events=sum(sample.events for sample in samples),
-        folded=max(sample.folded for sample in samples),
-        feature_age_s=max((s.feature_age_s for s in samples if s.feature_age_s is not None), default=None),
-        ingest_lag_s=max(sample.ingest_lag_s for sample in samples),
+        folded=_largest(sample.folded for sample in samples),
+        feature_age_s=_largest(sample.feature_age_s for sample in samples),
+        ingest_lag_s=_largest(sample.ingest_lag_s for sample in samples),
         breakers=(any(sample.breakers[0] for sample in samples), any(sample.breakers[1] for sample in samples)),
     )
+
+
+def _largest(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 def quantile(buckets: dict[str, float], share: float) -> float | None:

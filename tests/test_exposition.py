@@ -7,6 +7,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import httpx
 import msgspec
@@ -18,6 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deployment.control_metrics import ControlMetrics
 from deployment.rollout.profile import GUARDRAILS
+from deployment.verdict import Verdict, Word
+from feature_repo.errors import UnavailableError
 from feature_repo.ingest import IngestStatus
 from feature_repo.ingest_metrics import IngestMetrics
 from feature_repo.services import feature_list
@@ -148,7 +151,8 @@ def test_users_add_no_series_to_a_running_api(settings: Settings, redis_url: str
         before = lines()
         for n in range(60, 300):
             api.recommend(f"u{n:05}", k=5)
-        assert set(lines()) - set(before) == set()
+        assert len(set(lines()) - set(before)) < 10, "a source or a reason may be seen for the first time"
+        assert not [line for line in lines() if '"u0' in line]
         assert len(before) < SERIES
         features = [line for line in before if line.startswith("larder_feature_values_total")]
         assert len(features) == len(feature_list("ranking_v1"))
@@ -236,6 +240,12 @@ def test_a_port_in_use_is_stepped_over(tmp_path: Path) -> None:
         httpx.get(f"http://127.0.0.1:{first}/metrics")
 
 
+def test_an_address_that_is_not_here_is_said(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, metrics_host="192.0.2.1")  # of no machine: RFC 5737
+    with pytest.raises(UnavailableError, match="metrics_host"), exposed(settings, "ingest", CollectorRegistry(), 8097):
+        pass
+
+
 def test_the_controller_shows_rollout_evidence_and_verdicts() -> None:
     metrics = ControlMetrics()
     metrics.ticked(a_rollout(), active=True, problem="")
@@ -247,6 +257,8 @@ def test_the_controller_shows_rollout_evidence_and_verdicts() -> None:
     assert value("larder_rollout_e_value", {"test": "made up"}) is None, "labels come from closed sets"
     assert value("larder_rollout_failures", {"arm": "canary", "guardrail": "error"}) == 3
     assert value("larder_rollout_difference_low", {"test": "ctr"}) == -0.1
+    metrics.judged(Verdict("larder-shop", "2", "b", "2026-01-01T00:00:00+00:00", ()))
+    assert sum(value("larder_gate_verdicts_total", {"result": word}) for word in get_args(Word)) == 1
     metrics.ticked(a_rollout("rolled_back"), active=True, problem="Redis is away")
     metrics.ticked(a_rollout("rolled_back"), active=True, problem="Redis is away")
     assert value("larder_rollout_ends_total", {"state": "rolled_back"}) == 1

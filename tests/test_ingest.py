@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import redis
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -29,7 +28,6 @@ from feature_repo.ingest_log import LiveLog, log_watermark
 from feature_repo.materialize import materialize
 from feature_repo.online_keys import events_key, row_key, watermark_key
 from feature_repo.online_reader import OnlineReader
-from feature_repo.redis_memory import memory_use
 from feature_repo.redis_scripts import connect, connect_async
 from feature_repo.stream import append_events, append_events_async, decode_entries
 from feature_repo.stream_reader import StreamReader
@@ -230,19 +228,6 @@ def test_seq_ascends_when_the_clock_stands_still(settings, client):
         f"{ms + 1}-1",
     ]
     assert client.xlen(events_key(settings.project)) == 4
-
-
-def test_a_user_who_may_not_ask_for_the_memory_stops_nobody(settings, client):
-    client.acl_setuser("shop", enabled=True, nopass=True, categories=["+@all"], commands=["-info"], keys=["*"])
-    try:
-        with redis.Redis(port=settings.redis_port, username="shop", password="any") as limited:
-            worker = started(settings, limited)
-            worker.close()
-    finally:
-        client.acl_deluser("shop")
-    assert (worker.status.redis_used_bytes, worker.status.redis_limit_bytes) == (0, 0)
-    used, limit = memory_use(client)
-    assert 1e5 < used < limit
 
 
 def test_a_second_writer_is_fenced_and_writes_nothing(settings, client, tmp_path):

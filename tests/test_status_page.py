@@ -13,7 +13,12 @@ import redis
 from feature_repo.settings import Settings
 from larder.services.ports import HOST
 from serving import status_samples
+from serving.ingest_status import IngestView
+from serving.metrics import Metrics
+from serving.redis_client import RedisGuard
+from serving.state import ServingState
 from serving.status_charts import line_chart, share_chart, stretch_chart
+from serving.status_history import StatusHistory
 from serving.status_page import Facts, status_view
 from serving.status_samples import EVERY_S, Sample, merged, quantile
 from tests.chromium import chromium_page
@@ -78,6 +83,19 @@ def test_samples_of_processes_are_added_up() -> None:
     assert both[0].lists == 400
     assert both[0].buckets == {"0.01": 300.0, "0.02": 96.0}
     assert (both[0].feature_age_s, both[0].folded, both[0].breakers) == (0.5, 30.0, (True, True))
+
+
+async def test_what_ingest_said_long_ago_says_nothing_of_now() -> None:
+    state = ServingState(
+        items=None, ingest=IngestView(rate=30.0, lag_ms=200.0, updated_ms=1_000_000, watermark_ms=999_000)
+    )  # type: ignore[arg-type]
+    guards = (RedisGuard(1.0), RedisGuard(1.0))
+    history = StatusHistory(Metrics(), state, guards)
+    for now_s in (1001, 1001.5, 1020):
+        await history.take(int(now_s * 1e6))
+    soon, late = msgspec.json.decode(history.encoded(), type=list[Sample])
+    assert (soon.at, soon.folded, soon.ingest_lag_s, soon.feature_age_s) == (1000, 30.0, 0.2, 2.0)
+    assert (late.at, late.folded, late.ingest_lag_s, late.feature_age_s) == (1020, None, None, 21.0)
 
 
 def test_quantiles_are_those_of_prometheus() -> None:

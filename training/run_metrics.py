@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, write_to_textfile
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, write_to_textfile
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
@@ -62,6 +62,7 @@ def write_run(settings: Settings, result: Result, seconds: float, figures: Mappi
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         before = _samples(path)
+        disable_created_metrics()  # type: ignore[no-untyped-call] # a second series per counter, which nothing asks for
         registry = CollectorRegistry()
         runs = Counter("larder_training_runs", "Trainings by how they ended", ["result"], registry=registry)
         for word in get_args(Result):
