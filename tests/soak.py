@@ -8,6 +8,8 @@ Writes `.larder/results/soak.json`.
 from __future__ import annotations
 
 import argparse
+import os
+import secrets
 import signal
 import sys
 import tempfile
@@ -82,6 +84,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
+    os.environ.setdefault("LARDER_SIGNING_KEY", secrets.token_hex(32))  # of this run only
     with tempfile.TemporaryDirectory(prefix="larder-soak-") as home, open_place(Path(home)) as place:
         figures = soak(place, seconds=60.0 * asked.minutes, seed=asked.seed)
     targets = {"errors": ("==", 0.0), "memory_mb_per_10_min": ("<", 1.0), "threads_grown": ("<=", 2.0)}
