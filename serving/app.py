@@ -57,7 +57,7 @@ from serving.state import ServingState
 from serving.status_history import StatusHistory
 from serving.status_samples import EVERY_S
 from serving.stream_entry import NewItems, StreamEntry
-from serving.workers import DIRECTORY, Workers
+from serving.workers import DIRECTORY, Workers, remove_directory
 
 _DESCRIPTION = """\
 Recommendations, similar and popular items, scores, and the events that change them.
@@ -235,4 +235,6 @@ def _end_with(parent: int) -> None:
     """End this process in order when the one that started it is gone: no worker outlives a supervisor's kill -9."""
     while os.getppid() == parent:
         time.sleep(1.0)
+    if directory := os.environ.get(DIRECTORY):
+        remove_directory(Path(directory))
     os.kill(os.getpid(), signal.SIGTERM)
