@@ -42,12 +42,21 @@ class Prefork:
         How long a process may take to answer what is in flight when it is told to stop.
     options
         Of `uvicorn.Config`.
+    orphaned
+        Called in each process when the parent was killed and could not tidy up.
     """
 
-    def __init__(self, make_app: Callable[[], Any], workers: int, grace_s: float, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        make_app: Callable[[], Any],
+        workers: int,
+        grace_s: float,
+        options: dict[str, Any],
+        orphaned: Callable[[], None],
+    ) -> None:
         self._config = uvicorn.Config(make_app, factory=True, **options)
         self._socket = self._config.bind_socket()
-        self._workers, self._grace_s = workers, grace_s
+        self._workers, self._grace_s, self._orphaned = workers, grace_s, orphaned
         self._began: dict[int, float] = {}  # by pid of those that run
         self._due: list[float] = []  # when those that ended are to be started again
         self._pause_s = _PAUSE_S
@@ -89,7 +98,7 @@ class Prefork:
             for one in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(one, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
-            threading.Thread(target=_end_with, args=(os.getppid(),), name="parent", daemon=True).start()
+            threading.Thread(target=_end_with, args=(os.getppid(), self._orphaned), name="parent", daemon=True).start()
             server = uvicorn.Server(self._config)
             server.run(sockets=[self._socket])
             code = 0 if server.started else 3
@@ -139,8 +148,9 @@ def _code(status: int) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def _end_with(parent: int) -> None:
+def _end_with(parent: int, orphaned: Callable[[], None]) -> None:
     """End this process in order when the one that started it is gone: no worker outlives a parent's kill -9."""
     while os.getppid() == parent:
         time.sleep(1.0)
+    orphaned()
     os.kill(os.getpid(), signal.SIGTERM)

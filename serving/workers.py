@@ -100,6 +100,14 @@ class Workers:
         raise AssertionError(f"more than {_MAX} processes")
 
 
+def remove_directory(directory: Path) -> None:
+    """Remove what processes left in a directory whose maker is gone; nothing that is not ours."""
+    with suppress(OSError):
+        for path in (*directory.glob("*.sock"), *directory.glob("*.lock")):
+            path.unlink(missing_ok=True)
+        directory.rmdir()
+
+
 def merged_expositions(said: Mapping[str, bytes | None]) -> bytes:
     """Put expositions together: one block for each metric, as the text format demands, and who answered."""
     blocks: dict[bytes, list[bytes]] = {}

@@ -92,7 +92,7 @@ class Answering:
     def __init__(self) -> None:
         self.asked = 0
 
-    async def recommend(self, wish) -> Recommendations:
+    async def recommend(self, wish, _arrived_s=None) -> Recommendations:
         self.asked += 1
         return Recommendations(
             request_id="r", user_id=wish.user_id, model_version="1", bundle_id="b", arm=ARMS[self.asked % 3],

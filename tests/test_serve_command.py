@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import psutil
@@ -117,12 +118,15 @@ def test_two_workers_answer(settings: Settings) -> None:
         others = {number: count for number, count in answers.items() if number != victim}
         worker_of(process, victim).kill()
         wait_until(lambda: up(url) == {"0": 1.0, "1": 1.0} and samples(url, ANSWERS) == others, timeout_s=40)
+        (lock,) = {Path(file.path) for file in worker_of(process, "0").open_files() if file.path.endswith("/0.lock")}
         process.terminate()
         output, _ = process.communicate(timeout=20)
     first, *log = output.splitlines()
     assert first.startswith("project ")
     said = [json.loads(line) for line in log]
-    assert sum("serving bundle" in line["message"] for line in said) == 2
+    assert sum("serving bundle" in line["message"] for line in said) == 3  # one started twice
+    assert not lock.parent.exists()
+    assert list(targets_dir(settings).glob("*.json")) == []
 
 
 def test_no_worker_outlives_a_killed_supervisor(settings: Settings) -> None:
@@ -133,11 +137,13 @@ def test_no_worker_outlives_a_killed_supervisor(settings: Settings) -> None:
         wait_until(lambda: ready(f"http://127.0.0.1:{port}") or process.poll() is not None, timeout_s=40)
         workers = psutil.Process(process.pid).children(recursive=True)
         assert len(workers) >= 2
+        met = [file.path for worker in workers for file in worker.open_files() if file.path.endswith("/0.lock")]
         process.kill()
         _, left = psutil.wait_procs(workers, timeout=15)
         for worker in left:
             worker.kill()
         assert left == []
+        assert [Path(path).parent.exists() for path in met] == [False]
 
 
 def test_a_port_in_use_is_said_in_one_line(settings: Settings) -> None:

@@ -9,6 +9,7 @@ import socket
 import sys
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,6 +47,7 @@ def serve(
     from serving.logs import configure_logging
     from serving.prefork import Prefork
     from serving.protocol import EdgeProtocol
+    from serving.workers import remove_directory
 
     settings = attach(settings_of(ctx))
     settings = replace(
@@ -74,8 +76,10 @@ def serve(
             return
         _import_ranker(settings)
         # Short, as the name of a Unix socket must be; nobody else may enter.
-        with tempfile.TemporaryDirectory(prefix="larder-") as directory:
-            Prefork(lambda: create_app(settings, workers_dir=Path(directory)), workers, _GRACE_S, options).run()
+        with tempfile.TemporaryDirectory(prefix="larder-") as name:
+            directory = Path(name)
+            make_app = partial(create_app, settings, workers_dir=directory)
+            Prefork(make_app, workers, _GRACE_S, options, partial(remove_directory, directory)).run()
 
 
 def _import_ranker(settings: Settings) -> None:
