@@ -138,8 +138,8 @@ def create_app(
     observe(metrics, state, impressions, now_us)
 
     async def remember_hidden() -> None:
-        if state.table is not None and state.release is not None:
-            hidden = hidden_items(state.table, state.release.bundle.popular)
+        if state.listed is not None and state.release is not None:  # an empty table knows of none: the last ones stay
+            hidden = hidden_items(state.listed, state.release.bundle.popular)
             if hidden != state.hidden:
                 state.hidden = hidden
                 await asyncio.to_thread(save_hidden, hidden, settings.hidden_items_path)
