@@ -94,7 +94,8 @@ class RedisGuard:
         try:
             async with asyncio.timeout(timeout_s or self._timeout_s):
                 result = await ask()
-        except (TimeoutError, UnavailableError, RedisError, OSError) as error:
+        # RuntimeError: uvloop's, on writing to a connection that was reset since its last use.
+        except (TimeoutError, UnavailableError, RedisError, OSError, RuntimeError) as error:
             self._failed_in_a_row += 1
             self._closed_until = self._clock() + self._pause_s
             if isinstance(error, UnavailableError):
