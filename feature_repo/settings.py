@@ -54,6 +54,10 @@ class Settings:
         "Requests an API process works on at once; further lists get 503 with Retry-After, events from half of it on; "
         "0: no limit.",
     )
+    drain_ms: int = _doc(
+        1000,
+        "How long the API goes on after SIGTERM, not ready: longer than a balancer needs to see it; not on Ctrl-C.",
+    )
     item_refresh_ms: int = _doc(500, "How often the in-process item table looks for changes.")
     user_events_per_s: int = _doc(
         20, "Events a second the API takes of one user in the long run (per API process); 0: no limit."

@@ -24,6 +24,7 @@ from serving import problems
 from serving.admission import Admission
 from serving.background import BackgroundWork
 from serving.child_scorer.process import ENTRY, ChildLimits
+from serving.drain import Drain
 from serving.event_intake import EventIntake
 from serving.explainer import Explainer
 from serving.feature_reads import FeatureReads
@@ -110,7 +111,7 @@ def create_app(
     """
     _one_request_at_a_time()
     client = redis if redis is not None else connect(settings)
-    metrics = Metrics()
+    metrics, drain = Metrics(), Drain(settings.drain_ms / 1000)
     # One breaker for reads, one for writes: a Redis that is full, read-only or slow to write can still be read.
     guard, write_guard = (RedisGuard(settings.redis_timeout_ms / 1000) for _ in range(2))
     reader = AsyncOnlineReader(client, settings.project)
@@ -163,7 +164,8 @@ def create_app(
         for work in works:
             work.start()
         try:
-            yield
+            with drain.on_sigterm():
+                yield
         finally:
             await asyncio.gather(*(work.stop() for work in works), shadow.stop())
             await loader.stop()
@@ -189,9 +191,9 @@ def create_app(
         event_routes(events),
         admin_routes(state, reads, now_us),
         rollout_routes(lambda: guard.call(lambda: client.get(rollout_status_key(settings.project)))),
-        health_routes(state, guard, write_guard, metrics, now_us),
+        health_routes(state, guard, write_guard, metrics, drain, now_us),
     )
-    _install(app, routers, recommendations, metrics, settings.max_under_way)
+    _install(app, routers, recommendations, metrics, drain, settings.max_under_way)
     return app
 
 
@@ -200,6 +202,7 @@ def _install(
     routers: Iterable[APIRouter],
     recommendations: RecommendationService,
     metrics: Metrics,
+    drain: Drain,
     max_under_way: int,
 ) -> None:
     """Add pages, routes and what is around them, the outermost last."""
@@ -209,7 +212,7 @@ def _install(
         app.include_router(router)
     app.add_middleware(HotPath, service=recommendations, metrics=metrics)
     app.add_middleware(Admission, limit=max_under_way, metrics=metrics)
-    app.add_middleware(MeasuredApp, metrics=metrics)
+    app.add_middleware(MeasuredApp, metrics=metrics, drain=drain)
 
 
 def app_from_environment() -> FastAPI:

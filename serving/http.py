@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.answers import LEVELS
+from serving.drain import Drain
 from serving.metrics import Metrics
 from serving.problems import TOO_LARGE
 from serving.schemas import MAX_BODY_BYTES
@@ -64,11 +65,12 @@ def answer(request: Request, content: Any, status: int = 200) -> Response:
 
 
 class MeasuredApp:
-    """ASGI middleware: counts and times requests by route, status and level, and caps their bodies."""
+    """ASGI middleware: counts and times requests by route, status and level, caps bodies, lets go of connections."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain) -> None:
         self._app = app
         self._metrics = metrics
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and measure it."""
@@ -93,6 +95,8 @@ class MeasuredApp:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if self._drain.draining:
+                    message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
             await send(message)
 
         try:
