@@ -21,6 +21,7 @@ HALF_OPEN_S = float(os.environ.get("LARDER_HALF_OPEN_S", "20"))
 #: What the issue asks of the slowest answer while Redis is half-open.
 _NO_ANSWER_OVER_MS = 250.0
 _P99_MS = 200.0
+FLAPS: tuple[Mode, ...] = ("reset", "pass", "swallow", "pass") * 3
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +146,9 @@ def test_redis_that_comes_and_goes(shop: ServedShop) -> None:
     with shop.load() as load:
         warm(shop, load)
         before, began = held(shop.api), time.monotonic()
-        for n in range(24):
-            shop.proxy.mode = ("reset", "pass", "swallow", "pass")[n % 4]
-            shop.processes.pause(0.5)
+        for mode in FLAPS:
+            shop.proxy.mode = mode
+            shop.processes.pause(1.5 if mode == "pass" else 0.5)  # it must have the time to be asked again
         ended = time.monotonic()
         shop.processes.pause(5.0)
         after = held(shop.api)
@@ -156,7 +157,7 @@ def test_redis_that_comes_and_goes(shop: ServedShop) -> None:
     print(f"flapping: p99 {wait_ms(answers, 0.99):.0f} ms, {marked:.0%} marked; held {before} -> {after}")
     assert statuses(load.answers) == {200}, shop.processes.log("api")[-4000:]
     assert all_honest(answers)
-    assert marked > 0.3, "the fault did not reach it"
+    assert 0.1 < marked < 0.95, "the fault did not reach it, or it never came back"
     assert wait_ms(answers, 0.99) < _P99_MS
     assert full_again(load, ended) < 4.0
     assert after.threads <= before.threads + 4
