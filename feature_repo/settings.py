@@ -74,6 +74,10 @@ class Settings:
         "Seconds a request may take to arrive at the API, head and body, and its answer to be taken; then the "
         "connection is closed.",
     )
+    drain_ms: int = _doc(
+        1000,
+        "How long the API goes on after SIGTERM, not ready: longer than a balancer needs to see it; not on Ctrl-C.",
+    )
     item_refresh_ms: int = _doc(500, "How often the in-process item table looks for changes.")
     user_events_per_s: int = _doc(
         20, "Events a second the API takes of one user in the long run (per API process); 0: no limit."

@@ -148,7 +148,7 @@ class Scores(Answer, kw_only=True):
 class Readiness(msgspec.Struct):
     """Whether recommendations can be made, and what is not as it should be."""
 
-    status: str  #: ready, degraded or not_ready
+    status: str  #: ready, degraded, not_ready or draining
     bundle_id: str | None = None
     model_version: str | None = None
     feature_age_s: float | None = None

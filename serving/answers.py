@@ -38,7 +38,7 @@ REASONS: dict[Reason, str] = {
     "pair_features_unavailable": "What the user did with the candidates could not be read in time.",
     "repeats_not_known": "Repeats were to be dropped, but the user's history could not be read.",
     "no_bundle": "No model is loaded; the list is popularity.",
-    "no_item_table": "Items have not been loaded; the list is the popularity file of the model.",
+    "no_item_table": "Items have not been loaded, or there are none; the list is the popularity file of the model.",
     "model_failed": "The model failed on this request; the list is popularity.",
     "late": "The request's time was over before a model could be asked; the list is popularity.",
     "no_neighbours": "The model knows no similar items; popular ones are shown.",
@@ -199,7 +199,7 @@ class Live:
 class Readiness:
     """Whether recommendations can be made, and what is not as it should be."""
 
-    status: Literal["ready", "degraded", "not_ready"]
+    status: Literal["ready", "degraded", "not_ready", "draining"]
     epoch: Annotated[int | None, Field(description="Epoch of the plan obeyed.")]
     bundle_id: BundleId
     model_version: ModelVersion

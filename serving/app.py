@@ -24,6 +24,7 @@ from serving.admission import Admission, Door
 from serving.background import BackgroundWork
 from serving.child_scorer.process import ENTRY, ChildLimits
 from serving.cors import allowed_origins, install_cors
+from serving.drain import Drain
 from serving.event_intake import EventIntake
 from serving.explainer import Explainer
 from serving.feature_reads import FeatureReads
@@ -118,7 +119,7 @@ def create_app(
     """
     _one_request_at_a_time()
     client, pipe = connect(settings) if redis is None else redis, open_pipe(settings)
-    metrics, workers = Metrics(), Workers(workers_dir)
+    metrics, workers, drain = Metrics(), Workers(workers_dir), Drain(settings.drain_ms / 1000)
     workers.answer("metrics", lambda: metrics.exposition(workers.number))
     # One breaker for reads, one for writes: a Redis that is full, read-only or slow to write can still be read.
     guard, write_guard = (RedisGuard(settings.redis_timeout_ms / 1000) for _ in range(2))
@@ -144,10 +145,10 @@ def create_app(
         budget_s=settings.request_budget_ms / 1000 if settings.request_budget_ms else math.inf,
         shadow=shadow,
     )
-    entry, new_items = StreamEntry(settings, client, write_guard, metrics), NewItems(settings.max_items)
+    edge, new_items = _edge(settings, metrics), NewItems(settings.max_items)
+    entry = StreamEntry(settings, client, write_guard, metrics)
     events = EventIntake(settings, entry, new_items, state, metrics, now_us)
     items = ItemIntake(settings, entry, new_items, state, metrics, now_us)
-    edge = _edge(settings, metrics)
     queues = {
         "impressions": lambda: impressions.waiting,
         "shadow": lambda: shadow.waiting,
@@ -178,7 +179,8 @@ def create_app(
         for work in works:
             work.start()
         try:
-            yield {EDGE: edge}  # uvicorn hands it to `EdgeProtocol`
+            with drain.on_sigterm():
+                yield {EDGE: edge}  # uvicorn hands it to `EdgeProtocol`
         finally:
             await asyncio.gather(*(work.stop() for work in works), shadow.stop(), workers.stop())
             await loader.stop()
@@ -208,11 +210,12 @@ def create_app(
             admin_routes(state, reads, now_us),
             rollout_routes(lambda: guard.call(lambda: client.get(rollout_status_key(settings.project)))),
             status_routes(settings.project, state, workers, lambda: all_problems(state, guard, write_guard), now_us),
-            health_routes(state, guard, write_guard, workers, now_us),
+            health_routes(state, guard, write_guard, workers, drain, now_us),
         ),
         recommendations,
         metrics,
         edge,
+        drain,
         settings,
     )
     return app
@@ -230,6 +233,7 @@ def _install(
     recommendations: RecommendationService,
     metrics: Metrics,
     edge: Edge,
+    drain: Drain,
     settings: Settings,
 ) -> None:
     """Add pages, routes and what is around them, the outermost last."""
@@ -241,4 +245,4 @@ def _install(
     app.add_middleware(HotPath, service=recommendations, metrics=metrics)
     app.add_middleware(Admission, door=edge.door)
     install_cors(app, allowed_origins(settings.cors_origins))
-    app.add_middleware(MeasuredApp, metrics=metrics)
+    app.add_middleware(MeasuredApp, metrics=metrics, drain=drain)

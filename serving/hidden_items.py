@@ -23,8 +23,8 @@ def hidden_items(table: ItemTable, popular: Sequence[str]) -> frozenset[str]:
 
 async def remember_hidden(state: ServingState, path: Path) -> None:
     """Note in `state.hidden` what must not be shown now, and on disk where that has changed."""
-    if state.table is not None and state.release is not None:
-        hidden = hidden_items(state.table, state.release.bundle.popular)
+    if state.listed is not None and state.release is not None:
+        hidden = hidden_items(state.listed, state.release.bundle.popular)
         if hidden != state.hidden:
             state.hidden = hidden
             await asyncio.to_thread(save_hidden, hidden, path)

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.answers import LEVELS
+from serving.drain import Drain
 from serving.metrics import Metrics
 from serving.problems import TOO_LARGE
 from serving.request_id import HEADER, begin_request
@@ -92,11 +93,12 @@ def answer(request: Request, content: Any, status: int = 200) -> Response:
 
 
 class MeasuredApp:
-    """ASGI middleware: names, counts and times requests by route, status, level and arm, and caps their bodies."""
+    """ASGI middleware: names, counts and times requests, caps their bodies, lets go of clients when it drains."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, drain: Drain) -> None:
         self._app = app
         self._metrics = metrics
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and measure it."""
@@ -122,7 +124,10 @@ class MeasuredApp:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (HEADER, request_id)]
+                headers = [*message.get("headers", ()), (HEADER, request_id)]
+                if self._drain.draining:
+                    headers.append((b"connection", b"close"))
+                message["headers"] = headers
             await send(message)
 
         try:

@@ -23,7 +23,7 @@ class ItemListService:
 
     def similar(self, item_id: str, k: int) -> ItemList:
         """List the items most similar to an item; popular ones of its category, else of all, where none is known."""
-        release, table = self._state.release, self._state.table
+        release, table = self._state.release, self._state.listed
         if table is None:
             return self._answer("popularity_file", *self._from_file(release, k, exclude=[item_id]), release)
         reasons: list[Reason] = []
@@ -46,7 +46,7 @@ class ItemListService:
 
     def popular(self, k: int, category: str | None, window: str) -> ItemList:
         """List the most bought items, of one category if asked."""
-        release, table = self._state.release, self._state.table
+        release, table = self._state.release, self._state.listed
         if table is None:
             items, reasons = self._from_file(release, k)
             # The file knows no categories: better nothing than items of another one.

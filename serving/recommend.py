@@ -121,7 +121,7 @@ class RecommendationService:
         # Before the reads: what it promises is in every row that they bring.
         feature_age_s = self._state.feature_age_s(now_us)
         request_id = wish.request_id or made_request_id()
-        release, table = self._state.release, self._state.table
+        release, table = self._state.release, self._state.listed
         assigned: ArmName = "stable" if release is None else release.arm_of(wish.user_id)
         if release is not None and table is not None and time.perf_counter() >= ends:
             popular = popular_in_table(table, wish.k, exclude=wish.exclude)

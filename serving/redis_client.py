@@ -107,7 +107,8 @@ class RedisGuard:
             limit_s = timeout_s or self._timeout_s
             async with asyncio.timeout(min(limit_s, within_s)):
                 result = await ask()
-        except (TimeoutError, UnavailableError, RedisError, OSError) as error:
+        # RuntimeError: uvloop's, on writing to a connection that was reset since its last use.
+        except (TimeoutError, UnavailableError, RedisError, OSError, RuntimeError) as error:
             if isinstance(error, TimeoutError) and within_s < limit_s:
                 raise UnavailableError("Redis did not answer before the request's time was over") from error
             self._failed_in_a_row += 1

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 
 from serving.answers import Live, Readiness
+from serving.drain import Drain
 from serving.http import answer
 from serving.metrics import CONTENT_TYPE
 from serving.redis_client import RedisGuard
@@ -25,7 +27,12 @@ def all_problems(state: ServingState, guard: RedisGuard, write_guard: RedisGuard
 
 
 def health_routes(
-    state: ServingState, guard: RedisGuard, write_guard: RedisGuard, workers: Workers, now_us: Callable[[], int]
+    state: ServingState,
+    guard: RedisGuard,
+    write_guard: RedisGuard,
+    workers: Workers,
+    drain: Drain,
+    now_us: Callable[[], int],
 ) -> APIRouter:
     """Make the routes."""
     router = APIRouter(tags=["health"])
@@ -41,11 +48,19 @@ def health_routes(
         responses={200: {"model": Readiness}, 503: {"model": Readiness, "description": "Not ready"}},
     )
     async def readyz(request: Request) -> Response:
-        """Ready means that a model bundle and an item table are loaded; `problems` says what is degraded."""
+        """Ready means that a model bundle and an item table are loaded; `problems` says what is degraded.
+
+        A process that is about to stop is not ready: balancers send it nothing more, though it still answers.
+        """
         problems = all_problems(state, guard, write_guard)
         release, table = state.release, state.table
+        status: Literal["ready", "degraded", "not_ready", "draining"] = "degraded" if problems else "ready"
+        if not state.ready:
+            status = "not_ready"
+        if drain.draining:
+            status = "draining"
         content = Readiness(
-            status="not_ready" if not state.ready else "degraded" if problems else "ready",
+            status=status,
             epoch=release.plan.epoch if release else None,
             bundle_id=release.bundle.bundle_id if release else None,
             model_version=release.model_version if release else None,
@@ -54,7 +69,7 @@ def health_routes(
             feature_age_s=state.feature_age_s(now_us()),
             problems=problems,
         )
-        return answer(request, content, 200 if state.ready else 503)
+        return answer(request, content, 200 if state.ready and not drain.draining else 503)
 
     @router.get(
         "/metrics",

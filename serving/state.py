@@ -72,6 +72,15 @@ class ServingState:
         return self.items.table
 
     @property
+    def listed(self) -> ItemTable | None:
+        """The item table to make lists of; None where the bundle's popularity file knows more.
+
+        A store that lost everything has an empty table; what the bundle remembers is better than empty pages.
+        """
+        lost = self.table is not None and not len(self.table) and self.release is not None
+        return None if lost else self.table
+
+    @property
     def item_table_age_s(self) -> float | None:
         """Seconds since the item table was last compared with Redis; None before the first time."""
         age_s = self.items.age_s
@@ -94,6 +103,8 @@ class ServingState:
             found.append("no model bundle is loaded; recommendations are popular items")
         if self.table is None:
             found.append("the item table has not been loaded")
+        elif self.listed is None:
+            found.append("the item table is empty; lists are the popularity file of the model")
         elif self.items.age_s > STALE_TABLE_S:
             found.append(f"the item table has not been refreshed for {self.items.age_s:.0f} s")
         return found

@@ -1,16 +1,19 @@
-"""A TCP proxy in front of Redis that can be gone, half-open or slow, as networks and hung servers are."""
+"""A TCP proxy in front of Redis that can be gone, half-open, slow or cut off, as networks and hung servers are."""
 
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 import time
 from contextlib import suppress
 from types import TracebackType
 from typing import Literal, Self
 
-Mode = Literal["pass", "refuse", "swallow", "slow"]
+Mode = Literal["pass", "refuse", "swallow", "slow", "reset"]
 DELAY_S = 0.2
+#: Closing with this option and a zero wait sends a reset instead of an orderly end.
+_RESET = struct.pack("ii", 1, 0)
 
 
 class Proxy:
@@ -20,11 +23,20 @@ class Proxy:
     carried is lost.
 
     Modes: "pass"; "refuse": nobody listens; "swallow": connections are accepted, and nothing ever comes back; "slow":
-    every piece is `DELAY_S` late in each direction.
+    every piece is `delay_s` late in each direction; "reset": connections are accepted and reset.
+
+    Attributes
+    ----------
+    accepted
+        Connections so far.
+    asked
+        When clients sent a piece that has `watch` in it, in monotonic seconds.
     """
 
-    def __init__(self, target: int) -> None:
-        self._target = target
+    def __init__(self, target: int, *, delay_s: float = DELAY_S, watch: bytes | None = None) -> None:
+        self._target, self._delay_s, self._watch = target, delay_s, watch
+        self.accepted = 0
+        self.asked: list[float] = []
         self._mode: Mode = "pass"
         self._open: set[socket.socket] = set()
         self._listener = self._listen(0)
@@ -50,6 +62,9 @@ class Proxy:
         elif before == "refuse":
             self._listener = self._listen(self.port)
         for connection in list(self._open):
+            if mode == "reset":
+                with suppress(OSError):
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             _end(connection)
 
     def _listen(self, port: int) -> socket.socket:
@@ -61,6 +76,11 @@ class Proxy:
         with suppress(OSError):
             while True:
                 client = listener.accept()[0]
+                self.accepted += 1
+                if self._mode == "reset":
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                    client.close()
+                    continue
                 self._open.add(client)
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
@@ -70,7 +90,7 @@ class Proxy:
                 self._open.add(server)
                 back = threading.Thread(target=self._pump, args=(server, client), daemon=True)
                 back.start()
-                self._pump(client, server)
+                self._pump(client, server, watched=True)
                 _end(server)
                 back.join()
                 self._open.discard(server)
@@ -80,13 +100,15 @@ class Proxy:
             _end(client)
             self._open.discard(client)
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, *, watched: bool = False) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
+                if watched and self._watch and self._watch in data:
+                    self.asked.append(time.monotonic())
                 if self._mode == "swallow":
                     continue
                 if self._mode == "slow":
-                    time.sleep(DELAY_S)
+                    time.sleep(self._delay_s)
                 sink.sendall(data)
         _end(sink)
 

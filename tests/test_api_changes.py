@@ -22,6 +22,8 @@ from feature_repo.views import CATALOG_VIEW
 from larder.services.ports import HOST, any_free_port
 from larder.services.process import RunningService, start
 from larder.services.redis_server import redis_service
+from serving.bundle import load_bundle
+from serving.hidden_items import load_hidden
 from serving.plan import load_plan, save_plan
 from serving.signature import signing_key
 from tests.running_api import RunningApi, open_shop, plan_for, publish, wait_until
@@ -158,17 +160,45 @@ def test_without_a_plan_popular_items_are_answered(
         wait_until(lambda: api.ready()["status"] == "ready")
 
 
-def test_an_empty_shop_is_answered(settings: Settings, shop: tuple[Shop, str, str], client: redis.Redis) -> None:
+def test_a_store_without_items_is_answered_from_the_file(
+    settings: Settings, shop: tuple[Shop, str, str], client: redis.Redis
+) -> None:
     client.flushall()
     publish(client, settings, plan_for(shop[1]))
     with RunningApi(settings) as api:
         assert api.ready()["items"] == 0
-        assert api.recommend("u00001") | {"request_id": "", "item_table_age_s": 0.0} == {
+        answer = api.recommend("u00001", k=5)
+        assert answer | {"request_id": "", "item_table_age_s": 0.0, "items": []} == {
             "request_id": "", "user_id": "u00001", "model_version": "1", "bundle_id": shop[1], "arm": "stable",
-            "level": "full", "reasons": ["unknown_user"], "feature_age_s": None, "item_table_age_s": 0.0,
+            "level": "popularity_file", "reasons": ["no_item_table"], "feature_age_s": None, "item_table_age_s": 0.0,
             "items": [],
         }  # fmt: skip
-        assert api.http.get("/v1/items/popular").json()["items"] == []
+        assert len(answer["items"]) == 5
+        assert api.http.get("/v1/items/popular?k=5").json()["items"] == answer["items"]
+        assert "the item table is empty; lists are the popularity file of the model" in api.ready()["problems"]
+
+
+def test_an_item_that_was_hidden_stays_so_when_the_store_is_lost(
+    settings: Settings, shop: tuple[Shop, str, str], client: redis.Redis
+) -> None:
+    publish(client, settings, plan_for(shop[1]))
+    with RunningApi(settings):
+        first = load_bundle(settings.bundles_dir / shop[1]).popular[0]
+        hide(client, settings, first)
+        wait_until(lambda: first in load_hidden(settings.hidden_items_path))
+    client.flushall()
+    publish(client, settings, plan_for(shop[1]))
+    with RunningApi(settings) as api:
+        assert api.ready()["items"] == 0
+        assert first not in {item["item_id"] for item in api.recommend("u00001", k=20)["items"]}
+
+
+def hide(client: redis.Redis, settings: Settings, item_id: str) -> None:
+    """Say that an item is not available."""
+    now_us = time.time_ns() // 1000
+    row = pack_catalog([CatalogItem(item_id, "Gone", "bread", 100, None, False)], np.full(1, now_us))[0]
+    client.set(row_key(settings.project, CATALOG_VIEW, item_id), row)
+    client.zadd(changed_key(settings.project), {item_id: now_us // 1000})
 
 
 def test_new_and_changed_items_reach_the_item_table(
