@@ -149,14 +149,19 @@ def create_app(
     entry = StreamEntry(settings, client, write_guard, metrics)
     events = EventIntake(settings, entry, new_items, state, metrics, now_us)
     items = ItemIntake(settings, entry, new_items, state, metrics, now_us)
-    queues = {
-        "impressions": lambda: impressions.waiting,
-        "shadow": lambda: shadow.waiting,
-        "explanations": lambda: explainer.waiting,
-    }
     history = StatusHistory(metrics, state, (guard, write_guard))
     workers.answer(TOPIC, history.encoded)
-    observe(metrics, state, now_us, queues, {"read": guard, "write": write_guard})
+    observe(
+        metrics,
+        state,
+        now_us,
+        {
+            "impressions": lambda: impressions.waiting,
+            "shadow": lambda: shadow.waiting,
+            "explanations": lambda: explainer.waiting,
+        },
+        {"read": guard, "write": write_guard},
+    )
 
     async def refresh() -> None:
         async with asyncio.timeout(BACKGROUND_TIMEOUT_S):

@@ -13,6 +13,7 @@ import time
 from typing import Any, Final, NamedTuple, cast
 
 import httptools
+from prometheus_client import Counter, Histogram
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -59,11 +60,17 @@ class Edge:
         self.refuse_early = refuse_early
         self.arriving_bytes = 0
         self._metrics = metrics
+        # Kept, because finding a label takes longer than all else of a refusal.
+        self._counters: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def count(self, route: str, status: int) -> None:
         """Count an answer that no application gave."""
-        self._metrics.requests.labels(route, str(status), "none", "none").inc()
-        self._metrics.request_seconds.labels(route).observe(0.0)
+        if (known := self._counters.get((route, status))) is None:
+            requests, seconds = self._metrics.requests, self._metrics.request_seconds
+            known = requests.labels(route, str(status), "none", "none"), seconds.labels(route)
+            self._counters[route, status] = known
+        known[0].inc()
+        known[1].observe(0.0)
 
 
 class _Refusal(Exception):  # noqa: N818 - an answer on its way out of the parser's callbacks
