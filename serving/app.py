@@ -27,6 +27,7 @@ from serving.child_scorer.process import ENTRY, ChildLimits
 from serving.event_intake import EventIntake
 from serving.explainer import Explainer
 from serving.feature_reads import FeatureReads
+from serving.feedback_intake import FeedbackIntake
 from serving.hidden_items import hidden_items, load_hidden, save_hidden
 from serving.hot_path import HotPath
 from serving.http import MeasuredApp
@@ -44,6 +45,7 @@ from serving.rollout_status import rollout_status_key
 from serving.routes_admin import admin_routes
 from serving.routes_docs import install_docs
 from serving.routes_events import event_routes
+from serving.routes_feedback import feedback_routes
 from serving.routes_health import health_routes
 from serving.routes_items import item_routes
 from serving.routes_recommendations import recommendation_routes
@@ -51,6 +53,7 @@ from serving.routes_rollout import rollout_routes
 from serving.routes_score import score_routes
 from serving.score import ScoreService
 from serving.shadow import Shadow
+from serving.shown_lists import ShownLists
 from serving.state import ServingState
 from serving.stream_entry import NewItems, StreamEntry
 
@@ -119,6 +122,7 @@ def create_app(
     impressions = ImpressionLog(
         settings.impressions_dir, metrics.impressions_dropped.inc, keep_days=settings.impression_days
     )
+    impressions.lists = ShownLists()
     reads, explainer = FeatureReads(reader, guard, metrics), Explainer()
     shadow = Shadow(settings, state, reads, metrics)
     recommendations = RecommendationService(
@@ -187,6 +191,7 @@ def create_app(
         item_routes(ItemListService(state, now_us), items),
         score_routes(ScoreService(state, reads, now_us)),
         event_routes(events),
+        feedback_routes(FeedbackIntake(events, impressions.lists)),
         admin_routes(state, reads, now_us),
         rollout_routes(lambda: guard.call(lambda: client.get(rollout_status_key(settings.project)))),
         health_routes(state, guard, write_guard, metrics, now_us),
