@@ -31,6 +31,7 @@ REASONS: dict[str, str] = {
     "no_change": "A change of an item names nothing to change.",
     "too_old": "The event happened more than 7 days ago: it goes into the history (docs/events.md).",
     "too_many_items": "The item is unknown, and there are as many items as `max_items` allows.",
+    "not_shown": "Feedback on an item that was not in the list of its request (docs/feedback.md).",
     "rate_limited": "The user sent more events than one user may; not kept, send them again later.",
     "undecodable_payload": "An entry of the stream that Larder did not write.",
     "duplicate": "An earlier row of the same table has the same event_id.",

@@ -62,6 +62,37 @@ class EventResults(msgspec.Struct):
     retry_after_s: int | None = None  #: when to send again what was rejected as `rate_limited`
 
 
+class Feedback(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A verdict on an item shown. `feedback_id` makes it safe to send the same object again: it counts once."""
+
+    request_id: str  #: the recommendation the item was in
+    user_id: str
+    item_id: str
+    verdict: str  #: confirm or reject
+    feedback_id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
+    event_timestamp: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
+
+
+class FeedbackResult(msgspec.Struct):
+    """What became of one verdict."""
+
+    feedback_id: str | None
+    status: str  #: accepted, duplicate or rejected
+    shown: bool | None = None  #: None: the process that took it does not know the request
+    seq: int | None = None
+    reason: str | None = None
+
+
+class FeedbackResults(msgspec.Struct):
+    """What became of a batch of verdicts; `results` are in the order sent."""
+
+    accepted: int
+    duplicates: int
+    rejected: int
+    results: list[FeedbackResult]
+    retry_after_s: int | None = None  #: when to send again what was rejected as `rate_limited`
+
+
 class ItemResult(msgspec.Struct):
     """What became of one catalogue entry."""
 

@@ -14,6 +14,8 @@ from larder_client.answers import (
     ErrorAnswer,
     Event,
     EventResults,
+    Feedback,
+    FeedbackResults,
     Item,
     ItemList,
     ItemResults,
@@ -161,6 +163,11 @@ def score(pairs: Iterable[tuple[str, str]]) -> Call[Scores]:
 def send(events: Iterable[Event]) -> Call[EventResults]:
     """`POST /v1/events`."""
     return Call("POST", "/v1/events", EventResults, body={"events": list(events)}, repeats=True)
+
+
+def give_feedback(feedback: Iterable[Feedback]) -> Call[FeedbackResults]:
+    """`POST /v1/feedback`."""
+    return Call("POST", "/v1/feedback", FeedbackResults, body={"feedback": list(feedback)}, repeats=True)
 
 
 def upsert_items(items: Iterable[Item]) -> Call[ItemResults]:

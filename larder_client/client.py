@@ -14,6 +14,8 @@ from larder_client import calls
 from larder_client.answers import (
     Event,
     EventResults,
+    Feedback,
+    FeedbackResults,
     Item,
     ItemList,
     ItemResults,
@@ -104,6 +106,10 @@ class LarderClient:
     def send(self, events: Iterable[Event]) -> EventResults:
         """Send events; after an `ApiUnavailableError` send the same objects again, each counts once."""
         return self._call(calls.send(events))
+
+    def give_feedback(self, feedback: Iterable[Feedback]) -> FeedbackResults:
+        """Confirm or reject items shown; after an `ApiUnavailableError` send the same objects again."""
+        return self._call(calls.give_feedback(feedback))
 
     def upsert_items(self, items: Iterable[Item]) -> ItemResults:
         """Add items to the catalogue, or change what they name of known ones."""
@@ -211,6 +217,10 @@ class AsyncLarderClient:
     async def send(self, events: Iterable[Event]) -> EventResults:
         """Send events; after an `ApiUnavailableError` send the same objects again, each counts once."""
         return await self._call(calls.send(events))
+
+    async def give_feedback(self, feedback: Iterable[Feedback]) -> FeedbackResults:
+        """Confirm or reject items shown; after an `ApiUnavailableError` send the same objects again."""
+        return await self._call(calls.give_feedback(feedback))
 
     async def upsert_items(self, items: Iterable[Item]) -> ItemResults:
         """Add items to the catalogue, or change what they name of known ones."""

@@ -168,6 +168,30 @@ class EventResults:
 
 
 @dataclass(frozen=True, slots=True)
+class FeedbackResult:
+    """What became of one verdict."""
+
+    feedback_id: Annotated[str | None, Field(description="Its idempotency key: as sent, or derived from what it says.")]
+    status: Literal["accepted", "duplicate", "rejected"]
+    shown: Annotated[
+        bool | None, Field(description="Whether the item was shown in that request; null: not known to this process.")
+    ]
+    seq: Annotated[int | None, Field(description="Its place in the order of events; a duplicate has the first one's.")]
+    reason: Annotated[str | None, Field(description="Why it was rejected: `<slug>: <detail>`.")]
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackResults:
+    """What became of a batch of verdicts, in its order. Accepted ones are durable and never lost."""
+
+    accepted: int
+    duplicates: int
+    rejected: int
+    retry_after_s: Annotated[int | None, Field(description="When to send again what is `rate_limited`; else null.")]
+    results: list[FeedbackResult]
+
+
+@dataclass(frozen=True, slots=True)
 class ItemResult:
     """What became of one catalogue entry."""
 

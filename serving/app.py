@@ -28,6 +28,7 @@ from serving.drain import Drain
 from serving.event_intake import EventIntake
 from serving.explainer import Explainer
 from serving.feature_reads import FeatureReads
+from serving.feedback_intake import FeedbackIntake
 from serving.hidden_items import load_hidden, remember_hidden
 from serving.hot_path import HotPath
 from serving.http import MeasuredApp
@@ -46,6 +47,7 @@ from serving.rollout_status import rollout_status_key
 from serving.routes_admin import admin_routes
 from serving.routes_docs import install_docs
 from serving.routes_events import event_routes
+from serving.routes_feedback import feedback_routes
 from serving.routes_health import all_problems, health_routes
 from serving.routes_items import item_routes
 from serving.routes_recommendations import recommendation_routes
@@ -212,6 +214,7 @@ def create_app(
             item_routes(ItemListService(state, now_us), items),
             score_routes(ScoreService(state, reads, now_us)),
             event_routes(events),
+            feedback_routes(FeedbackIntake(events, impressions.lists)),
             admin_routes(state, reads, now_us),
             rollout_routes(lambda: guard.call(lambda: client.get(rollout_status_key(settings.project)))),
             status_routes(settings.project, state, workers, lambda: all_problems(state, guard, write_guard), now_us),

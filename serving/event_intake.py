@@ -91,6 +91,12 @@ class EventIntake:
             [results[place] for place in range(len(sent))],
         )
 
+    async def refuse(self, refused: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """Count and set aside what never became an event: (reason, as sent)."""
+        if refused:
+            self._metrics.events.labels("rejected").inc(len(refused))
+            await self._entry.set_aside("events", list(refused))
+
     def _checked(self, event: dict[str, Any], table: ItemTable, now_us: int) -> dict[str, Any]:
         prepared = prepare_event(event, table, now_us, uuid.uuid4().hex)
         if not self._new_items.admit(table, prepared["item_id"]):

@@ -17,6 +17,7 @@ from typing import IO, Any, Final, Generic, Protocol, TypeVar
 import msgspec
 
 from serving.impressions import Impressions, ShadowRecord, day_of, to_record
+from serving.shown_lists import ShownLists
 
 _LOG = logging.getLogger(__name__)
 #: Records waiting to be written; about 100 MB at k = 20.
@@ -145,7 +146,16 @@ class RecordLog(Generic[T]):
 
 
 class ImpressionLog(RecordLog[Impressions]):
-    """The log of answers."""
+    """The log of answers; `lists` are those of this process, known before they are on disk."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lists = ShownLists()
+
+    def append(self, record: Impressions) -> None:
+        """Queue a record, and remember its list."""
+        self.lists.remember(record.request_id, record.user_id, [item.item_id for item in record.items])
+        super().append(record)
 
     def encoded(self, record: Impressions) -> Any:
         """Encode what the model saw."""

@@ -22,6 +22,8 @@ T = TypeVar("T")
 _MAX_CONNECTIONS = 64
 #: Backstop for work outside a request (loading all items); requests are bounded by the guard's timeout.
 BACKGROUND_TIMEOUT_S = 2.0
+#: Who gave Redis so much time and got no answer has met a slow Redis, not a late request.
+_FAIR_S = 0.03
 
 
 def connect(settings: Settings) -> Redis:
@@ -91,7 +93,7 @@ class RedisGuard:
         timeout_s
             Instead of the guard's own.
         within_s
-            What is left of a request's time. Where that is less, its end is no failure of Redis.
+            What is left of a request's time. Where that is little, its end is no failure of Redis.
 
         Raises
         ------
@@ -109,7 +111,7 @@ class RedisGuard:
                 result = await ask()
         # RuntimeError: uvloop's, on writing to a connection that was reset since its last use.
         except (TimeoutError, UnavailableError, RedisError, OSError, RuntimeError) as error:
-            if isinstance(error, TimeoutError) and within_s < limit_s:
+            if isinstance(error, TimeoutError) and within_s < min(limit_s, _FAIR_S):
                 raise UnavailableError("Redis did not answer before the request's time was over") from error
             self._failed_in_a_row += 1
             self._closed_until = self._clock() + self._pause_s

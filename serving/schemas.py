@@ -184,6 +184,53 @@ class EventsRequest(_Body):
     ]
 
 
+class FeedbackModel(_Body):
+    """A verdict on an item that was shown. Documents one; each is checked by itself."""
+
+    feedback_id: Annotated[
+        Id | None, Field(description="Idempotency key, 7 days. If absent: made of all the other fields.")
+    ] = None
+    request_id: Annotated[Id, Field(description="The recommendation the item was in.")]
+    user_id: Id
+    item_id: Id
+    verdict: Literal["confirm", "reject"]
+    event_timestamp: Annotated[
+        str | None,
+        Field(
+            json_schema_extra={"format": "date-time"},
+            description="When it was given, ISO 8601 with time zone; now if absent. Older than 7 days is refused.",
+        ),
+    ] = None
+
+
+_FEEDBACK_EXAMPLE: dict[str, JsonValue] = {
+    "feedback_id": "3f0c9b5e-2",
+    "request_id": "page-1",
+    "user_id": "u00042",
+    "item_id": "i00007",
+    "verdict": "reject",
+}
+
+
+class FeedbackRequest(_Body):
+    """A batch of verdicts."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"feedback": [_FEEDBACK_EXAMPLE]}]})
+
+    feedback: Annotated[
+        list[dict[str, Any]],
+        Field(min_length=1, max_length=MAX_BATCH),
+        WithJsonSchema(
+            {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": MAX_BATCH,
+                "items": FeedbackModel.model_json_schema(),
+            }
+        ),
+    ]
+
+
 class ItemModel(_Body):
     """A catalogue entry. Documents one; each is checked by itself, so that one bad one stops no other."""
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from larder_client import answers as client_answers
-from larder_client.answers import Event, Item
+from larder_client.answers import Event, Feedback, Item
 from larder_client.calls import ApiError, ApiUnavailableError
 from larder_client.client import AsyncLarderClient, LarderClient
 from serving import answers as server_answers
@@ -228,3 +228,14 @@ def test_the_client_reads_what_the_server_answers(answer: Any) -> None:
     read = msgspec.json.decode(wire, type=getattr(client_answers, type(answer).__name__))
     sent, kept = json.loads(wire), msgspec.to_builtins(read)
     assert kept == {name: sent[name] for name in kept}
+
+
+def test_the_same_feedback_sent_again_is_the_same_feedback(api: Api) -> None:
+    api.will_answer({"accepted": 1, "duplicates": 0, "rejected": 0, "results": []}, 202)
+    verdict = Feedback(request_id="r1", user_id="u", item_id="i", verdict="reject")
+    with LarderClient(api.url) as client:
+        assert client.give_feedback([verdict]).accepted == 1
+        client.give_feedback([verdict])
+    assert api.requests[0] == api.requests[1]
+    (sent,) = api.requests[0][1]["feedback"]
+    schemas.FeedbackModel.model_validate(sent)

