@@ -32,6 +32,7 @@ from serving.answers import LEVELS, REASONS, Recommendations
 from serving.app import create_app
 from serving.assignment import ARMS
 from serving.cascade.recommender import RankedItem
+from serving.drain import Drain
 from serving.hot_path import HotPath
 from serving.http import MeasuredApp
 from serving.metrics import Metrics
@@ -113,7 +114,7 @@ async def test_fifty_thousand_users_leave_few_series() -> None:
         metrics.top_score[arm].observe(0.5)
     for service in ("ranking_v1", "purchase_v1"):
         metrics.missing.add(service, np.full((2, len(feature_list(service))), np.nan, np.float32))
-    app = MeasuredApp(Admission(HotPath(unreached, Answering(), metrics), Door(32, metrics)), metrics)
+    app = MeasuredApp(Admission(HotPath(unreached, Answering(), metrics), Door(32, metrics)), metrics, Drain(0.0))
 
     async def send(message) -> None:
         sent.append(message)

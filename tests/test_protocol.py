@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import inspect
@@ -280,5 +281,5 @@ def test_it_needs_the_edge_of_the_app() -> None:
     from uvicorn.server import ServerState
 
     config = Config(lambda *_: None, log_config=None)
-    with pytest.raises(KeyError, match=EDGE):
-        EdgeProtocol(config, ServerState(), {})
+    with contextlib.closing(asyncio.new_event_loop()) as loop, pytest.raises(KeyError, match=EDGE):
+        EdgeProtocol(config, ServerState(), {}, loop)
