@@ -103,7 +103,9 @@ def test_more_connections_than_descriptors(tmp_path: Path) -> None:
         full_s = shop.wait_full(10.0)
         shop.processes.wait_until("descriptors are given back", lambda: shop.api.num_fds() <= before + 16, 10)
         print(f"{CROWD} at once, {DESCRIPTORS} descriptors: {dict(found)} in {took_s:.1f} s, full after {full_s:.1f} s")
-        assert found["200"] > 50
+        # As many lists at once as the door lets in; the others that found a descriptor are refused at once.
+        assert found["200"] >= 20
+        assert found["200"] + found["503"] > 100
         assert set(found) <= {"200", "503", "refused", "reset", "closed"}, "neither an answer nor a clean refusal"
         assert sum(found.values()) == CROWD
         assert shop.http.get("/readyz").status_code == 200
