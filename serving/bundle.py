@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from feature_repo.services import feature_list, service_hash
 from serving.candidates.load import load_generator, read_arrays
 from serving.cascade.features import retrieval_columns
 from serving.cascade.fusion import Fusion
+from serving.cascade.oblivious_trees import ObliviousTrees, oblivious_trees
 from serving.cascade.purchase import CALIBRATION_FILE, GOLDEN_FILE, MODEL_FILES, PurchaseModel
 from serving.cascade.ranker import (
     RANKER_FILES,
@@ -250,7 +252,20 @@ def load_catboost(path: Path, calibration: Calibration) -> CatBoostRanker:
 
     model = CatBoost()
     model.load_model(str(path), format="cbm")
-    return CatBoostRanker(model, calibration, Pool)
+    return CatBoostRanker(model, calibration, Pool, compiled_trees(model))
+
+
+def compiled_trees(model: Any) -> ObliviousTrees | None:
+    """Read the trees of a CatBoost model; None where they do not give the library's scores, to the bit."""
+    with tempfile.TemporaryDirectory() as directory:
+        described = Path(directory) / "model.json"
+        model.save_model(str(described), format="json")
+        trees = oblivious_trees(json.loads(described.read_bytes()))
+    if trees is None:
+        return None
+    rows = trees.probes(len(model.feature_names_))
+    same = np.array_equal(trees.score(rows), model.predict(rows, prediction_type="RawFormulaVal", thread_count=1))
+    return trees if same else None
 
 
 def load_lightgbm(path: Path, calibration: Calibration) -> LightGBMRanker:

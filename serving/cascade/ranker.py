@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_repo.errors import BadInputError
+from serving.cascade.oblivious_trees import ObliviousTrees
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -111,16 +112,27 @@ class TreeRanker(ABC):
 
 @dataclass(frozen=True, eq=False)
 class CatBoostRanker(TreeRanker):
-    """A CatBoost model (`.cbm`); `pool` is the library's own table, `catboost.Pool`."""
+    """A CatBoost model (`.cbm`).
+
+    Attributes
+    ----------
+    pool
+        The library's own table, `catboost.Pool`.
+    trees
+        The same trees, faster; None: the library scores.
+    """
 
     kind = "catboost"
 
     pool: Callable[[F32], Any]
+    trees: ObliviousTrees | None = None
 
     def _count(self) -> int:
         return len(self.model.feature_names_)
 
     def _raw(self, matrix: F32) -> Any:
+        if self.trees is not None:
+            return self.trees.score(matrix)
         return self.model.predict(matrix, prediction_type="RawFormulaVal", thread_count=1)
 
     def _shap(self, matrix: F32) -> Any:
