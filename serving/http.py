@@ -135,7 +135,7 @@ class MeasuredApp:
         finally:
             route = getattr(scope.get("route"), "path_format", None) or "unmatched"
             level = scope.get(LEVEL)
-            self._metrics.requests.labels(
+            self._metrics.requests_of.of(
                 route, str(status), level if level in LEVELS else "none", scope.get(ARM) or "none"
             ).inc()
             self._metrics.request_seconds.labels(route).observe(time.perf_counter() - start)

@@ -118,7 +118,8 @@ class RecordLog(Generic[T]):
                 by_day.setdefault(day_of(record.time_us), []).append(record)
             for day, those in by_day.items():
                 file = self._open(day)
-                file.write(encoder.encode_lines([self.encoded(one) for one in those]))
+                for one in those:  # one at a time: an encoder keeps the interpreter until it is through
+                    file.write(encoder.encode(self.encoded(one)) + b"\n")
                 file.flush()
                 written += len(those)
         except (OSError, ValueError) as error:  # a closed file is a ValueError

@@ -105,4 +105,6 @@ def next_table(table: ItemTable | None, catalog: list[CatalogEntry], stats: Rows
     )
     # Derived here, in a thread, and not by the next request.
     _ = following.index, following.category_names, following.category_code
+    if table is not None:
+        following.rank_as(table)
     return following

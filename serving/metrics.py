@@ -36,6 +36,21 @@ STAGES = ("user_read", "retrieve", "pair_read", "rank", "explain", "encode")
 _SCORES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
 
 
+class Children:
+    """The series of a counter by their labels, kept: finding one by its labels takes longer than counting."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._known: dict[tuple[str, ...], Counter] = {}
+
+    def of(self, *labels: str) -> Counter:
+        """Return the series of these labels, of closed sets, in the order of the counter's."""
+        found = self._known.get(labels)
+        if found is None:
+            found = self._known[labels] = self._counter.labels(*labels)
+        return found
+
+
 class Metrics:
     """All metrics of one app, in a registry of their own: two apps in one process do not meet."""
 
@@ -43,12 +58,14 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.requests = self._counter("requests", "Answers", "route", "status", "level", "arm")
+        self.requests_of = Children(self.requests)
         self.request_seconds = self._histogram("request_seconds", "Time to answer", _LATENCY_S, "route")
         stage_seconds = self._histogram("stage_seconds", "Parts of a recommendation request", _STAGE_S, "stage")
         self.stage = {name: stage_seconds.labels(name) for name in STAGES}
         self.shed = self._counter("shed", "Requests refused because there was too much to do", "kind")
-        self.served_items = self._counter("served_items", "Items served by the candidate generator", "source")
-        self.candidates = self._counter("candidates", "Candidates by the generator that ranked them highest", "source")
+        served = self._counter("served_items", "Items served by the candidate generator", "source")
+        candidates = self._counter("candidates", "Candidates by the generator that ranked them highest", "source")
+        self.served_items_of, self.candidates_of = Children(served), Children(candidates)
         self.reasons = self._counter("reasons", "Lists that are not what they could be at best, by why", "reason")
         top_score = self._histogram("top_score", "Score of a list's first item", _SCORES, "arm")
         self.top_score = {name: top_score.labels(name) for name in ARMS}

@@ -197,7 +197,7 @@ class RecommendationService:
     async def _by_canary(self, asked: Asked, canary: ChildScorer, level: Level, reasons: list[Reason]) -> _Served:
         answer = await rank(canary, asked, self._reads, self._canary_timeout_s)
         for name, count in answer.candidates.items():
-            self._metrics.candidates.labels(name).inc(count)
+            self._metrics.candidates_of.of(name).inc(count)
         if not answer.pairs_read:
             level = "item_side"
             reasons.append("pair_features_unavailable")
@@ -242,7 +242,7 @@ class RecommendationService:
             return _Served("popularity", items, [*reasons, "model_failed"], user, known, failure=failure)
         names = [g.name for g in recommender.generators]
         for name, count in zip(names, np.bincount(draft.candidates.source, minlength=len(names)), strict=True):
-            self._metrics.candidates.labels(name).inc(int(count))
+            self._metrics.candidates_of.of(name).inc(int(count))
         seen = _seen(recommender.service, draft, pairs, slate, pairs_read=pairs_read, keep_all=asked.all_candidates)
         return _Served(level, slate.items, reasons, user, known, seen, slate, release.plan.stable)
 
@@ -294,7 +294,7 @@ class RecommendationService:
         self, answer: Recommendations, served: _Served, k: int, now_us: int, latency_ms: float, epoch: int
     ) -> None:
         for source, count in Counter(item.source for item in served.items).items():
-            self._metrics.served_items.labels(source).inc(count)
+            self._metrics.served_items_of.of(source).inc(count)
         for reason in served.reasons:
             self._metrics.reasons.labels(reason).inc()
         if served.seen is not None and served.items:

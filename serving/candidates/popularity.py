@@ -43,8 +43,7 @@ class Popularity:
 
         `now_us` is not needed: from the table's moment on, all items decay by the same factor.
         """
-        scores = table.popularity(self.window).astype(np.float32)
-        return _RankedQuery(scores, table.most_popular(self.window)[:_DEPTH])
+        return _RankedQuery(table.popularity_score(self.window), table.most_popular(self.window)[:_DEPTH])
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from feature_repo.request_features import INPUTS
 from feature_repo.rows import RecentEvents, Rows
 from feature_repo.views import ITEM_STATS
 
+F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
@@ -141,9 +142,23 @@ class ItemTable:
         return {}
 
     @cached_property
+    def _scores(self) -> dict[str, F32]:
+        """Popularity as scores, by window: as `_by_window`."""
+        return {}
+
+    @cached_property
     def _by_category(self) -> dict[str, tuple[I32, I64]]:
         """Popular items by category, by window: as `_by_window`."""
         return {}
+
+    def rank_as(self, table: ItemTable) -> None:
+        """Rank by every window by which another table, the one before, was asked: requests will ask for the same."""
+        for window in tuple(table._by_window):
+            self._ranked(window)
+        for window in tuple(table._scores):
+            self.popularity_score(window)
+        for window in tuple(table._by_category):
+            self.popular_by_category(window)
 
     def popularity(self, window: str) -> F64:
         """Popularity of every item, shape (n,), read-only.
@@ -156,6 +171,14 @@ class ItemTable:
             every window counts all ratings.
         """
         return self._ranked(window)[0]
+
+    def popularity_score(self, window: str) -> F32:
+        """Popularity as a generator's score, shape (n,), read-only."""
+        found = self._scores.get(window)
+        if found is None:
+            found = self._scores[window] = self.popularity(window).astype(np.float32)
+            found.flags.writeable = False
+        return found
 
     def most_popular(self, window: str) -> I32:
         """Items with any popularity, best first, ties to the smaller index, read-only."""

@@ -37,8 +37,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _compiled(function: Function) -> Function:
-    """Compile with numba (which is untyped, hence the cast)."""
-    return cast("Function", njit(cache=True, nogil=True)(function))
+    """Compile with numba (which is untyped, hence the cast).
+
+    The interpreter is kept: another thread that took it for these microseconds would keep the request for far longer.
+    """
+    return cast("Function", njit(cache=True)(function))
 
 
 # Arguments of the compiled functions are typed Any: numba infers the types, and ignores annotations.

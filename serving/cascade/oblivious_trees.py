@@ -37,8 +37,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _compiled(function: Function) -> Function:
-    """Compile with numba (which is untyped, hence the cast)."""
-    return cast("Function", njit(cache=True, nogil=True)(function))
+    """Compile with numba (which is untyped, hence the cast).
+
+    The interpreter is kept: another thread that took it for these microseconds would keep the request for far longer.
+    """
+    return cast("Function", njit(cache=True)(function))
 
 
 # Arguments of the compiled function are typed Any: numba infers the types, and ignores annotations.
@@ -127,7 +130,7 @@ def oblivious_trees(description: Mapping[str, Any]) -> ObliviousTrees | None:
     scale, bias = description["scale_and_bias"]
     if not trees or features.get("categorical_features") or len(bias) != 1:
         return None
-    splits = [[one for one in tree["splits"] or ()] for tree in trees]
+    splits = [list(tree["splits"] or ()) for tree in trees]
     depth = max(len(one) for one in splits)
     sizes = [len(tree["leaf_values"]) == 2 ** len(one) for tree, one in zip(trees, splits, strict=True)]
     kinds = {split["split_type"] for one in splits for split in one}
