@@ -10,6 +10,8 @@ from feature_repo.errors import UnavailableError
 
 _LOG = logging.getLogger(__name__)
 _CANCEL_AGAIN_S = 0.2
+#: Least pause after a run that failed: who is away is looked at once a second, not twice.
+_AFTER_FAILURE_S = 1.0
 
 
 class BackgroundWork:
@@ -67,5 +69,6 @@ class BackgroundWork:
 
     async def _repeat(self) -> None:
         while True:
-            await asyncio.sleep(self._seconds)
+            failed = f"{self._name} failed" in self._problems
+            await asyncio.sleep(max(self._seconds, _AFTER_FAILURE_S) if failed else self._seconds)
             await self.run_once()
