@@ -51,6 +51,14 @@ class Settings:
         "none.",
     )
     log_format: str = _doc("text", "Lines of the log: text, or json with an object a line (docs/edge.md).")
+    tracing_endpoint: str = _doc(
+        "",
+        "Collector that takes the traces of requests as OTLP over HTTP (http://127.0.0.1:4318); empty: no traces "
+        "(docs/tracing.md).",
+    )
+    tracing_sample_share: float = _doc(
+        0.01, "Share of the requests without a `traceparent` that are traced, 0 to 1; others decide themselves."
+    )
     platform_url: str = _doc(
         "",
         "PostgreSQL of plan, ledger and rollouts (postgresql://user:password@host/db); empty: an SQLite file.",

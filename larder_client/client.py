@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -26,6 +26,7 @@ from larder_client.answers import (
 from larder_client.calls import ApiUnavailableError, Call, Diversity, Repeats, retry_after_s
 
 T = TypeVar("T")
+Traceparent = Callable[[], str | None]
 
 _HEADERS = {"content-type": "application/json", "accept": "application/json"}
 
@@ -44,10 +45,15 @@ class LarderClient:
         Longest wait for a connection, and for each part of an answer.
     patience_s
         How long events and items are sent again where the API asks for it (429 and 503 with Retry-After); 0: never.
+    traceparent
+        Returns the W3C `traceparent` of what the caller does now (None: nothing), which then goes with every request.
     """
 
-    def __init__(self, base_url: str, timeout_s: float = 2.0, patience_s: float = 5.0) -> None:
+    def __init__(
+        self, base_url: str, timeout_s: float = 2.0, patience_s: float = 5.0, *, traceparent: Traceparent | None = None
+    ) -> None:
         self._patience_s = patience_s
+        self._traceparent = traceparent
         self._http = httpx.Client(base_url=base_url, timeout=timeout_s, headers=_HEADERS)
 
     def __enter__(self) -> Self:
@@ -149,7 +155,7 @@ class LarderClient:
 
     def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
-            return self._http.request(method, path, **options)
+            return self._http.request(method, path, headers=_traced(self._traceparent), **options)
         except httpx.TransportError as error:
             raise ApiUnavailableError(_why(method, path, error)) from error
 
@@ -157,8 +163,11 @@ class LarderClient:
 class AsyncLarderClient:
     """The same client for `await`; see `LarderClient`."""
 
-    def __init__(self, base_url: str, timeout_s: float = 2.0, patience_s: float = 5.0) -> None:
+    def __init__(
+        self, base_url: str, timeout_s: float = 2.0, patience_s: float = 5.0, *, traceparent: Traceparent | None = None
+    ) -> None:
         self._patience_s = patience_s
+        self._traceparent = traceparent
         self._http = httpx.AsyncClient(base_url=base_url, timeout=timeout_s, headers=_HEADERS)
 
     async def __aenter__(self) -> Self:
@@ -260,9 +269,14 @@ class AsyncLarderClient:
 
     async def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
-            return await self._http.request(method, path, **options)
+            return await self._http.request(method, path, headers=_traced(self._traceparent), **options)
         except httpx.TransportError as error:
             raise ApiUnavailableError(_why(method, path, error)) from error
+
+
+def _traced(traceparent: Traceparent | None) -> dict[str, str]:
+    now = None if traceparent is None else traceparent()
+    return {} if now is None else {"traceparent": now}
 
 
 def _why(method: str, path: str, error: httpx.TransportError) -> str:

@@ -60,6 +60,8 @@ from serving.state import ServingState
 from serving.status_history import StatusHistory
 from serving.status_samples import EVERY_S
 from serving.stream_entry import NewItems, StreamEntry
+from serving.trace_export import TraceExporter, exporter_of
+from serving.tracing import TracedApp
 from serving.workers import Workers
 
 _DESCRIPTION = """\
@@ -133,7 +135,7 @@ def create_app(
     )
     # Of a connection of its own: a request must not wait behind the item table's thousand rows.
     asking = AsyncOnlineReader(pipe if redis is None else redis, settings.project)
-    reads, explainer = FeatureReads(asking, guard, metrics), Explainer()
+    reads, explainer, traces = FeatureReads(asking, guard, metrics), Explainer(), exporter_of(settings, metrics)
     shadow = Shadow(settings, state, reads, metrics)
     recommendations = RecommendationService(
         state,
@@ -146,6 +148,7 @@ def create_app(
         canary_timeout_s=settings.canary_timeout_ms / 1000,
         budget_s=settings.request_budget_ms / 1000 if settings.request_budget_ms else math.inf,
         shadow=shadow,
+        traced=traces is not None,
     )
     edge, new_items = _edge(settings, metrics), NewItems(settings.max_items)
     entry = StreamEntry(settings, client, write_guard, metrics)
@@ -161,6 +164,7 @@ def create_app(
             "impressions": lambda: impressions.waiting,
             "shadow": lambda: shadow.waiting,
             "explanations": lambda: explainer.waiting,
+            **({} if traces is None else {"traces": lambda: traces.waiting}),
         },
         {"read": guard, "write": write_guard},
     )
@@ -186,7 +190,7 @@ def create_app(
         for work in works:
             work.start()
         try:
-            with drain.on_sigterm():
+            with drain.on_sigterm(), traces.running() if traces else contextlib.nullcontext():
                 yield {EDGE: edge}  # uvicorn hands it to `EdgeProtocol`
         finally:
             await asyncio.gather(*(work.stop() for work in works), shadow.stop(), workers.stop())
@@ -225,6 +229,7 @@ def create_app(
         edge,
         drain,
         settings,
+        traces,
     )
     return app
 
@@ -243,6 +248,7 @@ def _install(
     edge: Edge,
     drain: Drain,
     settings: Settings,
+    traces: TraceExporter | None,
 ) -> None:
     """Add pages, routes and what is around them, the outermost last."""
     app.state.edge = edge
@@ -253,4 +259,6 @@ def _install(
     app.add_middleware(HotPath, service=recommendations, metrics=metrics)
     app.add_middleware(Admission, door=edge.door)
     install_cors(app, allowed_origins(settings.cors_origins))
+    if traces is not None:
+        app.add_middleware(TracedApp, take=traces.take, share=traces.share)
     app.add_middleware(MeasuredApp, metrics=metrics, drain=drain)

@@ -80,6 +80,7 @@ class Metrics:
         self.bundle_load_failures = self._counter("bundle_load_failures", "Bundles that were refused")
         self.plans_refused = self._counter("plans_refused", "Plans that were not obeyed", "reason")
         self.impressions_dropped = self._counter("impressions_dropped", "Records of answers that were lost")
+        self.traces = self._counter("traces", "Traces of requests by what became of them", "result")
         arm_seconds = self._histogram(
             "arm_seconds", "Time to make a recommendation, by the arm the user belongs to", _LATENCY_S, "arm"
         )
@@ -100,6 +101,7 @@ class Metrics:
             (self.redis_failures, ("user_read", "pair_read", "append")),
             (self.plans_refused, ("older_epoch", "conflicting_epoch")),
             (self.canary_failures, FAILURES),
+            (self.traces, ("exported", "dropped", "failed")),
             (self.child_restarts, ("died", "hung", "refused")),
             (self.shadow, ("compared", "dropped", "error")),
         ):

@@ -35,6 +35,7 @@ from serving.popular import popular_in_file, popular_in_table
 from serving.request_id import made_request_id
 from serving.shadow import Shadow
 from serving.state import Release, ServingState
+from serving.tracing import note_served
 
 _LOG = logging.getLogger(__name__)
 #: What the model takes of a request's time: no wait may last longer than leaves so much.
@@ -67,6 +68,8 @@ class _Served:
     slate: Slate | None = None
     arm: Arm | None = None  # whose list it is; None where no model made it
     failure: Failure | None = None
+    marks: tuple[float, ...] = ()  # ends of its stages, for traces (tracing.py)
+    explained: float | None = None
 
 
 class RecommendationService:
@@ -85,6 +88,7 @@ class RecommendationService:
         canary_timeout_s: float = 0.06,
         budget_s: float = math.inf,
         shadow: Shadow | None = None,
+        traced: bool = False,
     ) -> None:
         self._state = state
         self._reads = reads
@@ -96,6 +100,7 @@ class RecommendationService:
         self._canary_timeout_s = canary_timeout_s
         self._budget_s = budget_s
         self._shadow = shadow
+        self._note = note_served if traced else None
 
     async def recommend(self, wish: Wish, arrived_s: float | None = None) -> Recommendations:
         """Answer one request and record what was served.
@@ -147,6 +152,9 @@ class RecommendationService:
             items=items,
         )
         self._record(answer, served, wish.k, now_us, latency_ms, 0 if release is None else release.plan.epoch)
+        if self._note is not None:
+            candidates = 0 if served.slate is None else len(served.slate.matrix)
+            self._note(answer, wish.k, candidates, served.marks, served.explained)
         if release is not None and release.shadow is not None and self._shadow is not None and served.arm is not None:
             self._shadow.ask(release, _asked(wish, served.user, served.user_read, now_us), answer, latency_ms)
         return answer
@@ -185,11 +193,15 @@ class RecommendationService:
         # A candidate has all of its time or is not asked: that a request waited for its turn is not its fault.
         if assigned == "canary" and release.canary is not None and time.perf_counter() < ends:
             try:
-                return await self._by_canary(asked, release.canary, level, reasons)
+                served = await self._by_canary(asked, release.canary, level, reasons)
             except CandidateError as error:
                 failure = error.kind
                 self._metrics.canary_failures.labels(failure).inc()
+            else:
+                served.marks = (start, read, time.perf_counter())
+                return served
         served = await self._by_stable(asked, release, table, level, reasons, ends)
+        served.marks = (start, read, *served.marks)
         # Where nothing may be shown, that is not the candidate's failure.
         served.failure = (None if failure == "empty" and not served.items else failure) or served.failure
         return served
@@ -233,7 +245,8 @@ class RecommendationService:
             stage["pair_read"].observe(paired - drafted)
             slate = recommender.finish(draft, pairs)
             _require_numbers(slate)
-            stage["rank"].observe(time.perf_counter() - paired)
+            ranked = time.perf_counter()
+            stage["rank"].observe(ranked - paired)
         except Exception as error:  # a bug in a model must not take the shop's page down; it is counted and logged
             _LOG.exception("bundle %s failed on a request", release.bundle.bundle_id)
             self._metrics.model_failures.inc()
@@ -244,7 +257,8 @@ class RecommendationService:
         for name, count in zip(names, np.bincount(draft.candidates.source, minlength=len(names)), strict=True):
             self._metrics.candidates_of.of(name).inc(int(count))
         seen = _seen(recommender.service, draft, pairs, slate, pairs_read=pairs_read, keep_all=asked.all_candidates)
-        return _Served(level, slate.items, reasons, user, known, seen, slate, release.plan.stable)
+        marks = (read, drafted, paired, ranked)
+        return _Served(level, slate.items, reasons, user, known, seen, slate, release.plan.stable, marks=marks)
 
     async def _explained(self, served: _Served, release: Release | None) -> Sequence[RankedItem]:
         """Explain a list; as it is, with a reason, where that cannot be done now."""
@@ -261,7 +275,8 @@ class RecommendationService:
                 _LOG.exception("bundle %s failed to explain a list", release.bundle.bundle_id)
                 self._metrics.model_failures.inc()
                 found = None
-            self._metrics.stage["explain"].observe(time.perf_counter() - start)
+            served.explained = time.perf_counter()
+            self._metrics.stage["explain"].observe(served.explained - start)
             if found is None:
                 served.reasons.append("explanation_unavailable")
                 return served.items
