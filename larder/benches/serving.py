@@ -108,10 +108,10 @@ def asking(users: Sequence[str]) -> list[bytes]:
 
 
 @contextmanager
-def api(stack: Stack, shop: Shop, workers: int) -> Iterator[Running]:
+def api(stack: Stack, shop: Shop, workers: int, name: str = "api") -> Iterator[Running]:
     """Run the API; ready when it says so."""
     command = ["-m", "larder.cli", "serve", "--workers", str(workers), "--port"]
-    with _server(stack, shop.settings, f"api{workers}", command, "/readyz") as server:
+    with _server(stack, shop.settings, f"{name}{workers}", command, "/readyz") as server:
         yield server
 
 

@@ -28,6 +28,7 @@ BENCHES = {
     "new_items": "how soon good new items of a simulated shop are found with and without the slot, and its cost",
     "ranker_latency": "ranking 300 items and explaining 20 by one thread: CatBoost beside LightGBM LambdaRank",
     "serving": "the API under rising load: one worker, two, with a rollout; beside a bare server and Feast's SDK",
+    "tracing": "processor time per request with traces off, of 1 % and of all requests, by turns",
     "canary": "false rollbacks and time to a true one of the rollout's statistics, beside two simpler rules",
     "quality": "every model x data set x metric: Online Retail at four cuts, Complete Journey, MovieLens (30 min)",
 }
