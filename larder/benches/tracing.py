@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import http.client
 import http.server
+import itertools
+import json
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import httpx
 import numpy as np
+import numpy.typing as npt
 
 from feature_repo.settings import Settings
-from larder.benches.serving import Running, api, asking, mixed
-from larder.benches.serving_load import Point, measure
-from larder.benches.serving_shop import make_shop, publish
+from larder.benches.serving import Running, api, mixed
+from larder.benches.serving_shop import K, make_shop, publish
 from larder.progress import progress
 from larder.services.ports import HOST, any_free_port
 from larder.services.stack import Stack
 
+F64 = npt.NDArray[np.float64]
 #: Name of a server to the share it traces; None: tracing is off. The second server without shows the noise.
 MODES: Final[dict[str, float | None]] = {"off": None, "off_again": None, "one_percent": 0.01, "all": 1.0}
-RATE: Final = 120.0
-ROUNDS: Final = 10
-_SECONDS: Final = 4.0
-_WARM_S: Final = 4.0
+#: Short turns, many of them: what slows the machine down for a second meets all servers alike.
+ROUNDS: Final = 60
+REQUESTS: Final = 60
+_WARM: Final = 600
 TARGETS: Final[dict[str, tuple[str, float]]] = {
     "ratio_one_percent": ("<=", 1.05),
     "failed": ("==", 0.0),
@@ -73,33 +77,76 @@ def run(settings: Settings) -> tuple[dict[str, float], dict[str, tuple[str, floa
             traced = {} if share is None else {"tracing_endpoint": url, "tracing_sample_share": share}
             these = replace(shop, settings=replace(shop.settings, api_port=any_free_port(), **traced))
             servers[name] = opened.enter_context(api(stack, these, 1, name))
-        requests = asking(mixed(shop))
-        points: dict[str, list[Point]] = {name: [] for name in MODES}
-        for server in servers.values():
-            measure(server.port, requests, RATE, server.pids, _WARM_S)
-        collector.bytes_taken = 0
+        bodies = [json.dumps({"user_id": user, "k": K}).encode() for user in mixed(shop)]
+        asked = {name: opened.enter_context(_Asking(server, bodies)) for name, server in servers.items()}
+        for one in asked.values():
+            one.turn(_WARM)
+        cpu = {name: np.empty(ROUNDS) for name in MODES}
         with progress("rounds", ROUNDS) as bar:
             for number in range(ROUNDS):
-                # Each round begins with another one, so that what changes slowly meets all of them.
-                order = list(MODES)[number % len(MODES) :] + list(MODES)[: number % len(MODES)]
-                for name in order:
-                    points[name].append(measure(servers[name].port, requests, RATE, servers[name].pids, _SECONDS))
+                first = number % len(MODES)
+                for name in [*list(MODES)[first:], *list(MODES)[:first]]:
+                    cpu[name][number] = asked[name].turn(REQUESTS)
                 bar.advance()
         taken = _exported(servers["all"].port)
-    asked = _WARM_S * RATE + sum(round(_SECONDS * RATE) for _ in points["all"])
-    return figures(points, taken / asked, collector.bytes_taken / max(taken, 1.0)), TARGETS
+    failed = float(sum(one.failed for one in asked.values()))
+    received = {"traces_received_all": taken / asked["all"].sent, "bytes_a_trace": collector.bytes_taken / taken}
+    return figures(cpu) | {"failed": failed} | received, TARGETS
 
 
-def figures(points: dict[str, list[Point]], received: float, size: float) -> dict[str, float]:
-    """Compare each way with the first, round by round: what slows a round down slows all of its servers."""
-    cpu = {name: np.array([one.cpu_ms for one in some]) for name, some in points.items()}
+def figures(cpu: dict[str, F64]) -> dict[str, float]:
+    """Compare each way with the first, round by round.
+
+    Parameters
+    ----------
+    cpu
+        Milliseconds of processor time per request, by way, shape (rounds,).
+    """
+    rng = np.random.default_rng(7)
+    drawn = rng.integers(0, len(cpu["off"]), (2_000, len(cpu["off"])))
     found = {f"cpu_ms_{name}": float(np.median(some)) for name, some in cpu.items()}
     for name, some in cpu.items():
         if name != "off":
-            low, middle, high = np.quantile(some / cpu["off"], (0.25, 0.5, 0.75))
-            found |= {f"ratio_{name}": float(middle), f"ratio_{name}_q25": float(low), f"ratio_{name}_q75": float(high)}
-    failed = max(one.failed for some in points.values() for one in some)
-    return found | {"failed": failed, "traces_received_all": received, "bytes_a_trace": size, "rounds": float(ROUNDS)}
+            ratio = some / cpu["off"]
+            low, high = np.quantile(np.median(ratio[drawn], axis=1), (0.025, 0.975))
+            found |= {f"ratio_{name}": float(np.median(ratio)), f"ratio_{name}_low": float(low)}
+            found[f"ratio_{name}_high"] = float(high)
+    return found | {"rounds": float(len(cpu["off"]))}
+
+
+class _Asking:
+    """One connection to a server, on which requests follow each other; the server's processor time by the kernel."""
+
+    def __init__(self, server: Running, bodies: Sequence[bytes]) -> None:
+        self._http = http.client.HTTPConnection(HOST, server.port, timeout=10.0)
+        self._server, self._bodies = server, itertools.cycle(bodies)
+        self.sent = self.failed = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def turn(self, requests: int) -> float:
+        """Send some requests; return milliseconds of processor time per request, of all threads."""
+        before = _cpu_ns(self._server.pids)
+        for _ in range(requests):
+            self._http.request("POST", "/v1/recommendations", next(self._bodies), {"content-type": "application/json"})
+            answer = self._http.getresponse()
+            answer.read()
+            self.sent += 1
+            self.failed += answer.status != httpx.codes.OK
+        return (_cpu_ns(self._server.pids) - before) / 1e6 / requests
+
+
+def _cpu_ns(pids: Sequence[int]) -> int:
+    """Time on a processor, ns: `schedstat` counts it exactly, /proc/<pid>/stat in hundredths of a second."""
+    return sum(
+        int(thread.read_text("ascii").split()[0])
+        for pid in pids
+        for thread in Path(f"/proc/{pid}/task").glob("*/schedstat")
+    )
 
 
 def _exported(port: int) -> float:

@@ -43,7 +43,8 @@ def _filters(policy: Policy | None) -> list[str]:
         repeats = "dropped" if policy.repeats == "drop" else "kept"
         found.append(
             f"By the bundle's policy, items the user had taken recently are {repeats}, and the best "
-            f"{policy.candidates} candidates are ranked; a request may say otherwise of repeats and diversity, which the log does not keep."
+            f"{policy.candidates} candidates are ranked; a request may say otherwise of repeats and diversity, which "
+            "the log does not keep."
         )
     return found
 

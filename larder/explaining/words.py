@@ -104,11 +104,11 @@ def replay_in_words(replayed: Replayed, listed: int) -> list[str]:
         f"{replayed.unavailable:,} of {replayed.catalogue:,} items of the catalogue were unavailable or blocked; "
         f"{replayed.candidates} candidates were left to rank.",
     ]
-    for one in replayed.retrieved:
-        found.append(
-            f"{one.generator}: {one.listed} items, {one.unavailable} of them unavailable, {one.seen} dropped as taken "
-            f"before; it ranked {one.candidates} candidates highest."
-        )
+    found += [
+        f"{one.generator}: {one.listed} items, {one.unavailable} of them unavailable, {one.seen} dropped as taken "
+        f"before; it ranked {one.candidates} candidates highest."
+        for one in replayed.retrieved
+    ]
     moved = [p for p in replayed.places if p.replayed and p.by_score and p.replayed != p.by_score]
     found.append(
         "Re-ranking moved " + ", ".join(f"{p.item_id} from {p.by_score} to {p.replayed}" for p in moved) + "."
