@@ -23,12 +23,16 @@ _LOG = logging.getLogger(__name__)
 #: Records waiting to be written; about 100 MB at k = 20.
 QUEUE_LENGTH: Final = 10_000
 _FLUSH_S: Final = 0.5
+#: Requests that are named where their records are lost.
+_NAMED: Final = 5
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 class _Timed(Protocol):
     @property
     def time_us(self) -> int: ...
+    @property
+    def request_id(self) -> str: ...
 
 
 T = TypeVar("T", bound=_Timed)
@@ -123,7 +127,8 @@ class RecordLog(Generic[T]):
                 file.flush()
                 written += len(those)
         except (OSError, ValueError) as error:  # a closed file is a ValueError
-            _LOG.error("%d records could not be written: %s", len(records) - written, error)
+            lost = ", ".join(one.request_id for one in records[written : written + _NAMED])
+            _LOG.error("%d records could not be written: %s; of requests %s, ...", len(records) - written, error, lost)
             self._on_drop(len(records) - written)
             self._file = None
 

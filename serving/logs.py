@@ -10,7 +10,7 @@ import time
 from typing import Final, Literal
 
 from feature_repo.settings import SettingsError
-from serving.request_id import current_request_id
+from serving.request_id import current_answer_id, current_request_id
 
 FORMATS: Final = ("text", "json")
 #: Longer ones are cut: a line is for reading.
@@ -55,16 +55,19 @@ class TextLine(_Line):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, and the traceback's below it."""
-        request_id = current_request_id()
+        ids = " ".join(filter(None, (current_request_id(), current_answer_id())))
         line = f"{self.formatTime(record)} {record.levelname} {record.name}: {printable(self.message_of(record))}"
-        lines = [line if request_id is None else f"{line} [{request_id}]"]
+        lines = [f"{line} [{printable(ids)}]" if ids else line]
         # Not splitlines(): it would also split where a message has other letters that end lines.
         lines += [f"  | {printable(below)}" for below in self.error_of(record).split("\n") if below]
         return "\n".join(lines)
 
 
 class JsonLine(_Line):
-    """One JSON object on one line, in ASCII: `time` (UTC), `level`, `logger`, `message`, `request_id`?, `error`?."""
+    """One JSON object on one line, in ASCII.
+
+    `time` (UTC), `level`, `logger`, `message`; `request_id`, `answer_id` and `error` where there are such.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -77,6 +80,8 @@ class JsonLine(_Line):
         }
         if (request_id := current_request_id()) is not None:
             line["request_id"] = request_id
+        if (answer_id := current_answer_id()) is not None:
+            line["answer_id"] = answer_id
         if error := self.error_of(record):
             line["error"] = error
         return json.dumps(line)

@@ -32,7 +32,7 @@ from serving.impressions import NOT_READ, Failure, Impressions, Seen, keeps_all_
 from serving.metrics import Metrics
 from serving.plan import Arm
 from serving.popular import popular_in_file, popular_in_table
-from serving.request_id import made_request_id
+from serving.request_id import answer_id
 from serving.shadow import Shadow
 from serving.state import Release, ServingState
 from serving.tracing import note_served
@@ -125,7 +125,7 @@ class RecommendationService:
         now_us, ends = self._now_us(), start + self._budget_s - _MODEL_S
         # Before the reads: what it promises is in every row that they bring.
         feature_age_s = self._state.feature_age_s(now_us)
-        request_id = wish.request_id or made_request_id()
+        request_id = answer_id(wish.request_id)
         release, table = self._state.release, self._state.listed
         assigned: ArmName = "stable" if release is None else release.arm_of(wish.user_id)
         if release is not None and table is not None and time.perf_counter() >= ends:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
@@ -13,6 +14,8 @@ HEADER: Final = b"x-request-id"
 _PLAIN: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 #: Id of the request this task works for, and whether it was made up here.
 _CURRENT: ContextVar[tuple[str, bool] | None] = ContextVar("larder_request_id", default=None)
+#: Id of the answer it makes, where that is another one.
+_ANSWER: ContextVar[str | None] = ContextVar("larder_answer_id", default=None)
 
 
 def new_request_id() -> str:
@@ -32,13 +35,39 @@ def begin_request(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """Choose the id of a request and remember it for this task."""
     chosen = chosen_request_id(headers)
     _CURRENT.set(chosen)
+    _ANSWER.set(None)  # the next request of a pipeline begins inside of the one before it
     return chosen[0]
+
+
+@contextmanager
+def answering(answer_id: str) -> Iterator[None]:
+    """Work for an answer outside of its request: lines of the log meanwhile have its id."""
+    token = _CURRENT.set((answer_id, False))
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
 
 
 def current_request_id() -> str | None:
     """Return the id of the request under way; None outside of one."""
     current = _CURRENT.get()
     return None if current is None else current[0]
+
+
+def current_answer_id() -> str | None:
+    """Return the id of the answer being made, where it is not the request's; None elsewhere."""
+    return _ANSWER.get()
+
+
+def answer_id(wished: str | None) -> str:
+    """Return the id of an answer: the one wished, else one made here. Lines of the log have it from then on."""
+    current = _CURRENT.get()
+    if wished is None and current is not None and current[1]:
+        return current[0]
+    found = wished or new_request_id()
+    _ANSWER.set(found)
+    return found
 
 
 def made_request_id() -> str:

@@ -21,6 +21,7 @@ from serving.feature_reads import FeatureReads
 from serving.impression_log import ShadowLog
 from serving.impressions import Failure, ShadowRecord
 from serving.metrics import Metrics
+from serving.request_id import answering
 from serving.state import Release, ServingState
 
 _LOG = logging.getLogger(__name__)
@@ -98,11 +99,12 @@ class Shadow:
                 continue
             await self._idle()
             start = time.monotonic()
-            try:
-                await self._compare(job)
-            except Exception:  # a task that ends for good would leave the rollout without evidence
-                _LOG.exception("a shadow's answer could not be compared")
-                self._metrics.shadow.labels("error").inc()
+            with answering(job.answer.request_id):
+                try:
+                    await self._compare(job)
+                except Exception:  # a task that ends for good would leave the rollout without evidence
+                    _LOG.exception("a shadow's answer could not be compared")
+                    self._metrics.shadow.labels("error").inc()
             # Half of the time at most: under full load a comparison must not take a core from those who wait.
             await asyncio.sleep(time.monotonic() - start)
 

@@ -32,7 +32,7 @@ def request_of(traces: Sequence[Trace], project: str, version: str) -> bytes:
     scope.scope.name, scope.scope.version = "larder.serving", version
     for trace in traces:
         scope.spans.extend(spans_of(trace))
-    return message.SerializeToString()
+    return bytes(message.SerializeToString())
 
 
 def spans_of(trace: Trace) -> Iterator[Span]:

@@ -134,9 +134,9 @@ def stages_between(marks: tuple[float, ...], explained: float | None) -> tuple[S
     """
     if not marks:
         return ()
-    found = [("user_read", *marks[:2])]
+    found: list[Stage] = [("user_read", marks[0], marks[1])]
     if len(marks) == _BY_CANARY:
-        found.append(("canary", *marks[1:]))
+        found.append(("canary", marks[1], marks[2]))
     elif len(marks) == _BY_STABLE:
         _, read, begun, drafted, paired, ranked = marks
         if begun - read > _ASKED_CANARY_S:
@@ -185,6 +185,8 @@ class TracedApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, traced if it is sampled."""
         trace = self._sampled(scope)
+        # Also where it is None: the next request of a pipeline begins inside of the one before it.
+        _CURRENT.set(trace)
         if trace is None:
             await self._app(scope, receive, send)
             return
@@ -194,11 +196,9 @@ class TracedApp:
                 trace.status, trace.responded = message["status"], time.perf_counter()
             await send(message)
 
-        token = _CURRENT.set(trace)
         try:
             await self._app(scope, receive, note)
         finally:
-            _CURRENT.reset(token)
             trace.ended = time.perf_counter()
             trace.route = getattr(scope.get("route"), "path_format", None) or "unmatched"
             trace.level, trace.arm = scope.get(LEVEL), scope.get(ARM)

@@ -32,7 +32,10 @@ MAY_IMPORT = {
 
 #: Libraries that take long to import, and the only files that may (the adapters). "top": also at module level, where
 #: the file is nothing without the library; such a file is itself imported where it is used.
-HEAVY = {"feast", "mlflow", "evidently", "catboost", "lightgbm", "xgboost", "implicit", "faiss", "torch", "jax", "shap"}
+HEAVY = {
+    "feast", "mlflow", "evidently", "catboost", "lightgbm", "xgboost", "implicit", "faiss", "torch", "jax", "shap",
+    "opentelemetry",
+}  # fmt: skip
 ADAPTERS = {
     "deployment/registry.py": {"mlflow"},
     "feature_repo/store.py": {"feast"},
@@ -59,6 +62,7 @@ ADAPTERS_TOP = {
     "feature_repo/offline_store.py": {"feast"},
     "feature_repo/retrieval_job.py": {"feast"},
     "feature_repo/online_store.py": {"feast"},
+    "serving/trace_spans.py": {"opentelemetry"},
 }
 
 #: What a pure file may not import: I/O, clock, environment, network, the global random state, service clients.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
 import io
@@ -9,6 +10,8 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,10 +21,15 @@ import redis
 from feature_repo.settings import Settings, SettingsError
 from larder.services.ports import HOST
 from larder.services.process import RunningService
+from serving.cascade.recommender import Recommender
 from serving.cors import allowed_origins
+from serving.impression_log import ShadowLog
+from serving.impressions import ShadowRecord
 from serving.item_lists import ItemListService
 from serving.logs import formatter_of
+from serving.metrics import Metrics
 from serving.request_id import begin_request
+from serving.shadow import Shadow
 from tests.running_api import RunningApi, open_shop
 
 SHOP = "https://shop.example"
@@ -161,6 +169,62 @@ def test_a_trace_of_several_requests_does_not_make_their_answers_one(api: Runnin
     assert "page-1" not in ids
     chosen = api.http.post("/v1/recommendations", json={"user_id": "u00001", "request_id": "mine"})
     assert chosen.json()["request_id"] == "mine"
+
+
+def test_lines_of_an_answer_with_an_id_of_its_own_have_both(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The id that impressions, clicks and `larder explain-request` know is found in the log, too."""
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a bug of a model")
+
+    monkeypatch.setattr(Recommender, "finish", broken)
+    ask = {"headers": {"X-Request-Id": "page-1"}, "json": {"user_id": "u00001", "request_id": "r\u202e1"}}
+    for log_format in ("json", "text"):
+        with logged(log_format) as lines:
+            assert api.http.post("/v1/recommendations", **ask).json()["reasons"] == ["model_failed"]
+        assert len([line for line in lines if "failed on a request" in line]) == 1
+        if log_format == "json":
+            said = json.loads(lines[0])
+            assert (said["request_id"], said["answer_id"]) == ("page-1", "r\u202e1")
+        else:
+            assert lines[0].partition("\n")[0].endswith("[page-1 r\\u202e1]")
+    with logged("json") as lines:
+        api.http.post("/v1/recommendations", json={"user_id": "u00001"})
+    assert "answer_id" not in json.loads(lines[0]), "one id is enough where they are the same"
+
+
+async def test_a_shadow_s_lines_have_the_id_of_the_answer(tmp_path: Path) -> None:
+    """It works in a task of its own, after the request."""
+    metrics = Metrics()
+    state = SimpleNamespace(release=SimpleNamespace(shadow=None), under_way=0)
+    settings = Settings(home=tmp_path)
+    shadow = Shadow(settings, state, None, metrics)  # type: ignore[arg-type] # parts that fail are the point
+    child = SimpleNamespace(began=True)
+    release = SimpleNamespace(shadow=child, plan=SimpleNamespace(epoch=1))
+    state.release = release
+    with logged("json") as lines:
+        shadow.start()
+        answer = SimpleNamespace(request_id="answer-9", items=[])
+        shadow.ask(release, None, answer, 1.0)  # type: ignore[arg-type]
+        while b'larder_shadow_total{result="error"} 0.0' in metrics.exposition():
+            await asyncio.sleep(0.01)
+        await shadow.stop()
+    assert json.loads(lines[0])["request_id"] == "answer-9"
+
+
+def test_records_that_are_lost_name_their_requests(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("a file where the directory should be")
+    log = ShadowLog(tmp_path / "log", lambda _number: None)
+    fields = dict.fromkeys(ShadowRecord.__struct_fields__[:-2])
+    for n in range(7):
+        log.append(ShadowRecord(**fields | {"request_id": f"answer-{n}", "time_us": 1}))  # type: ignore[arg-type]
+    with logged("json") as lines:
+        log.start()
+        log.stop()
+    message = json.loads(lines[0])["message"]
+    assert message.startswith("7 records could not be written")
+    assert "answer-0, answer-1" in message
+    assert "answer-5" not in message, "a few are enough"
 
 
 def test_an_id_outside_of_requests_is_none() -> None:

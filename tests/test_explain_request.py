@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import pytest
 import redis
 from click.testing import Result
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+import monitoring.find_request as find
 from feature_repo.errors import LarderError, NotFoundError
 from feature_repo.services import feature_list
 from feature_repo.settings import Settings
@@ -204,3 +209,11 @@ def test_steps_name_what_moved() -> None:
         "No candidates were ranked: the list is of the rung 'full'.",
         "5 items were asked for, 3 could be shown.",
     ]
+
+
+@given(st.lists(st.sampled_from([b"ab", b"a", b"b", b"\n", b"abab"]), max_size=30).map(b"".join), st.integers(1, 9))
+def test_a_search_block_by_block_finds_what_one_of_all_bytes_does(data: bytes, block: int) -> None:
+    needle = b"abab"
+    expected = [at for at in range(len(data)) if data[at : at + len(needle)] == needle]
+    with patch.object(find, "_BLOCK", block):
+        assert list(find._places(io.BytesIO(data), needle)) == expected

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import http.server
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +20,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from feature_repo.settings import Settings, SettingsError
 from larder.services.ports import HOST, any_free_port
 from larder_client.client import LarderClient
+from serving.app import create_app
 from serving.metrics import Metrics
 from serving.trace_export import TraceExporter, exporter_of
 from serving.tracing import Trace, parent_of, samples, trace_id_of
@@ -139,15 +138,31 @@ def test_a_caller_s_trace_goes_on_and_its_word_counts(settings: Settings, receiv
     assert found == [("POST /v1/recommendations", 200), ("POST /v1/score", 200), ("POST /v1/recommendations", 422)]
 
 
-@pytest.mark.parametrize("kind", ["refuses connections", "takes none", "says 503"])
-def test_a_collector_that_is_away_costs_traces_only(settings: Settings, receiver: Receiver, kind: str) -> None:
+def test_a_pipeline_s_next_request_is_not_in_the_trace_before_it(settings: Settings, receiver: Receiver) -> None:
+    """The server begins it inside of the one before, so what a task knows would go on."""
+    with traced_api(settings, receiver.url, 0.0) as api:
+        body = b'{"user_id": "u00001", "request_id": "number %d"}'
+        head = b"POST /v1/recommendations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        head += b"content-length: %d\r\ntraceparent: %b\r\n\r\n"
+        bodies = [body % n for n in range(2)]
+        flags = [CALLER.encode(), CALLER[:-1].encode() + b"0"]
+        with socket.create_connection((HOST, api.settings.api_port)) as raw:
+            raw.sendall(b"".join(head % (len(b), f) + b for b, f in zip(bodies, flags, strict=True)))
+            answers = b""
+            while answers.count(b'"request_id"') < 2:
+                answers += raw.recv(65_536)
+        (root,) = wait_until(receiver.roots)
+    assert attributes(root)["larder.request_id"] == "number 0"
+    assert len(receiver.roots()) == 1
+
+
+@pytest.mark.parametrize("kind", ["refuses connections", "takes none"])
+def test_a_collector_that_is_away_costs_traces_only(settings: Settings, kind: str) -> None:
     """Also one that accepts a connection and then says nothing: the stop of the API does not wait for it long."""
-    receiver.status = 503
     with socket.create_server((HOST, 0)) as silent:
         url = {
             "refuses connections": f"http://{HOST}:{any_free_port()}",
             "takes none": f"http://{HOST}:{silent.getsockname()[1]}",
-            "says 503": receiver.url,
         }[kind]
         with traced_api(settings, url, 1.0) as api:
             start = time.monotonic()
@@ -161,27 +176,42 @@ def test_a_collector_that_is_away_costs_traces_only(settings: Settings, receiver
         assert time.monotonic() - before < 10.0
 
 
+def a_trace() -> Trace:
+    return Trace("0" * 31 + "1", "1" * 16, None, "r", "POST", "/v1/score", 0.0, 0)
+
+
+def test_what_a_collector_refuses_is_lost_and_the_next_is_sent(receiver: Receiver) -> None:
+    metrics = Metrics()
+
+    def count(result: str) -> bool:
+        return f'larder_traces_total{{result="{result}"}} 1.0'.encode() in metrics.exposition()
+
+    receiver.status = 503
+    exporter = TraceExporter(f"{receiver.url}/v1/traces", 1.0, "shop", metrics)
+    with exporter.running():
+        exporter.take(a_trace())
+        wait_until(lambda: count("failed"))
+        receiver.status = 200
+        exporter.take(a_trace())
+        wait_until(lambda: count("exported"))
+    assert len(receiver.roots()) == 1
+
+
 def test_a_full_queue_drops_and_counts() -> None:
     metrics = Metrics()
     exporter = TraceExporter(f"http://{HOST}:9/v1/traces", 1.0, "shop", metrics, length=3)
     for _ in range(5):
-        exporter.take(Trace("0" * 31 + "1", "1" * 16, None, "r", "POST", "/v1/score", 0.0, 0))
+        exporter.take(a_trace())
     assert exporter.waiting == 3
     assert b'larder_traces_total{result="dropped"} 2.0' in metrics.exposition()
 
 
 def test_off_means_that_nothing_is_there(settings: Settings) -> None:
+    """Nor is OpenTelemetry imported: test_architecture.py holds that one file of ours does, and `exporter_of` that."""
     assert exporter_of(settings, Metrics()) is None
-    code = """
-import sys
-from feature_repo.settings import Settings
-from serving.app import create_app
-app = create_app(Settings())
-assert "TracedApp" not in str(app.user_middleware)
-print([name for name in ("opentelemetry.proto", "google.protobuf", "serving.trace_spans") if name in sys.modules])
-"""  # Redis' client imports the API of OpenTelemetry by itself
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert "TracedApp" not in str(create_app(settings).user_middleware)
+    on = replace(settings, tracing_endpoint="http://collector:4318")
+    assert "TracedApp" in str(create_app(on).user_middleware)
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,9 @@ def run(settings: Settings) -> tuple[dict[str, float], dict[str, tuple[str, floa
         url = f"http://{HOST}:{collector.server_address[1]}"
         servers: dict[str, Running] = {}
         for name, share in MODES.items():
-            traced = {} if share is None else {"tracing_endpoint": url, "tracing_sample_share": share}
-            these = replace(shop, settings=replace(shop.settings, api_port=any_free_port(), **traced))
+            off = replace(shop.settings, api_port=any_free_port(), request_budget_ms=0)
+            on = off if share is None else replace(off, tracing_endpoint=url, tracing_sample_share=share)
+            these = replace(shop, settings=on)
             servers[name] = opened.enter_context(api(stack, these, 1, name))
         bodies = [json.dumps({"user_id": user, "k": K}).encode() for user in mixed(shop)]
         asked = {name: opened.enter_context(_Asking(server, bodies)) for name, server in servers.items()}
