@@ -51,8 +51,8 @@ class Shop:
     cold: tuple[str, ...]
 
 
-def make_shop(settings: Settings, home: Path) -> Shop:
-    """Make data, features and two bundles; Redis must run."""
+def make_shop(settings: Settings, home: Path, bundles: int = 2) -> Shop:
+    """Make data, features and one or two bundles (one: it is the candidate, too); Redis must run."""
     settings = replace(settings, home=home, project="bench_serving")
     options = {"n_items": ITEMS, "n_users": USERS, "n_events": EVENTS}
     data_hash = ensure_data(settings, "simulator", end=datetime.now(UTC), options=options)
@@ -60,16 +60,16 @@ def make_shop(settings: Settings, home: Path) -> Shop:
         backfill(settings)
         apply(settings)
         materialize(settings)
-        bundles = []
-        for seed in (settings.seed, settings.seed + 1):
+        made = []
+        for seed in range(settings.seed, settings.seed + bundles):
             data = read_report(settings)
             config = TrainConfig(target=data.target, repeats=data.repeats, candidates=CANDIDATES)
             # 500 trees as a whole model has: a sample's few would make ranking look cheaper than it is.
             config = replace(sample_of(config), ranker=config.ranker)
-            bundles.append(train(replace(settings, seed=seed), config, data_hash, report).bundle.bundle_id)
+            made.append(train(replace(settings, seed=seed), config, data_hash, report).bundle.bundle_id)
     users = sorted(set(read_events(settings, columns=["user_id"])["user_id"].to_pylist()))
     np.random.default_rng(5).shuffle(users)
-    return Shop(settings, bundles[0], bundles[1], tuple(users), tuple(f"nobody{n:05d}" for n in range(2_000)))
+    return Shop(settings, made[0], made[-1], tuple(users), tuple(f"nobody{n:05d}" for n in range(2_000)))
 
 
 def publish(shop: Shop, *, rollout: bool) -> None:

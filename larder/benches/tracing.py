@@ -32,7 +32,7 @@ MODES: Final[dict[str, float | None]] = {"off": None, "off_again": None, "one_pe
 #: Short turns, many of them: what slows the machine down for a second meets all servers alike.
 ROUNDS: Final = 60
 REQUESTS: Final = 60
-_WARM: Final = 600
+_WARM: Final = 300
 TARGETS: Final[dict[str, tuple[str, float]]] = {
     "ratio_one_percent": ("<=", 1.05),
     "failed": ("==", 0.0),
@@ -68,13 +68,14 @@ def run(settings: Settings) -> tuple[dict[str, float], dict[str, tuple[str, floa
     with tempfile.TemporaryDirectory(prefix="larder-bench-") as work, ExitStack() as opened:
         own = replace(settings, home=Path(work), project="bench_serving", redis_port=any_free_port())
         stack = opened.enter_context(Stack(own, mlflow=False))
-        shop = make_shop(stack.settings, Path(work))
+        shop = make_shop(stack.settings, Path(work), bundles=1)
         publish(shop, rollout=False)
         collector = opened.enter_context(_collector())
         url = f"http://{HOST}:{collector.server_address[1]}"
         servers: dict[str, Running] = {}
         for name, share in MODES.items():
-            off = replace(shop.settings, api_port=any_free_port(), request_budget_ms=0)
+            # Waits of a busy machine must not make lists cheaper.
+            off = replace(shop.settings, api_port=any_free_port(), request_budget_ms=0, redis_timeout_ms=1_000)
             on = off if share is None else replace(off, tracing_endpoint=url, tracing_sample_share=share)
             these = replace(shop, settings=on)
             servers[name] = opened.enter_context(api(stack, these, 1, name))

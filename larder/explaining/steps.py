@@ -1,4 +1,4 @@
-"""What made the order of a list, in sentences: filters, the ranker, re-ranking, what filled it. PURE."""
+"""What made the order of a list, in sentences: filters, the ranker, re-ranking, what filled it."""
 
 from __future__ import annotations
 
