@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import doctest
 import io
 import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
 import msgspec
+import numpy as np
 import pytest
 import redis
 from click.testing import Result
@@ -24,6 +27,7 @@ from feature_repo.errors import LarderError, NotFoundError
 from feature_repo.services import feature_list
 from feature_repo.settings import Settings
 from larder.cli import app
+from larder.explaining import steps, words
 from larder.explaining.account import account_of
 from larder.explaining.page import account_page
 from larder.explaining.steps import steps_of
@@ -31,6 +35,7 @@ from larder.services.ports import HOST
 from larder.services.process import RunningService
 from larder.session import Session
 from monitoring.find_request import find_request
+from serving.bundle import load_bundle
 from serving.cascade.recommender import RankedItem
 from serving.impressions import ImpressionRecord, day_of
 from tests.live_stack import active_users, live_service
@@ -217,3 +222,24 @@ def test_a_search_block_by_block_finds_what_one_of_all_bytes_does(data: bytes, b
     expected = [at for at in range(len(data)) if data[at : at + len(needle)] == needle]
     with patch.object(find, "_BLOCK", block):
         assert list(find._places(io.BytesIO(data), needle)) == expected
+
+
+def test_features_ranks_and_scores_are_the_columns_the_ranker_got(served: Served) -> None:
+    record = find_request(served.settings, served.known["request_id"]).record
+    assert record.seen is not None
+    columns = load_bundle(served.settings.bundles_dir / served.known["bundle_id"]).recommender.columns
+    matrix = record.seen.unpack()[0]
+    for line, row in zip(explained(served.settings, record.request_id)["lines"], matrix, strict=False):
+        saw = dict(zip(columns, row.tolist(), strict=True))
+        for name, value in line["features"].items():
+            assert value == (None if np.isnan(saw[name]) else pytest.approx(saw[name], rel=1e-6))
+        ranks = {name: rank for name, rank in saw.items() if name.endswith("_rank") and not np.isnan(rank)}
+        assert ranks == {f"r_{one['generator']}_rank": one["rank"] for one in line["brought"]}
+        for one in line["brought"]:
+            assert one["score"] == pytest.approx(saw[f"r_{one['generator']}_score"], rel=1e-6)
+
+
+@pytest.mark.parametrize("module", [words, steps])
+def test_examples_in_the_docs_hold(module: ModuleType) -> None:
+    assert doctest.testmod(module).attempted
+    assert doctest.testmod(module).failed == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import http.server
 import socket
 import threading
@@ -20,10 +21,11 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from feature_repo.settings import Settings, SettingsError
 from larder.services.ports import HOST, any_free_port
 from larder_client.client import LarderClient
+from serving import tracing
 from serving.app import create_app
 from serving.metrics import Metrics
 from serving.trace_export import TraceExporter, exporter_of
-from serving.tracing import Trace, parent_of, samples, trace_id_of
+from serving.tracing import Trace, parent_of, samples, stages_between, trace_id_of
 from tests.running_api import RunningApi, open_shop, wait_until
 
 CALLER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -254,3 +256,13 @@ def test_every_request_has_a_trace_id_and_sampling_is_of_the_trace(request_id: s
 def test_the_share_is_the_share() -> None:
     found = sum(samples(trace_id_of(f"request {n}"), 0.1) for n in range(5_000))
     assert 420 < found < 580
+
+
+def test_stages_are_named_as_the_examples_say() -> None:
+    assert doctest.testmod(tracing).attempted == 2
+    assert doctest.testmod(tracing).failed == 0
+    assert [name for name, _, _ in stages_between((1.0, 2.0, 2.5, 3.0, 4.0, 5.0), None)] == [
+        "user_read", "canary", "retrieve", "pair_read", "rank"
+    ], "a canary that did not answer took the time between"  # fmt: skip
+    assert [name for name, _, _ in stages_between((1.0, 2.0), None)] == ["user_read"]
+    assert stages_between((), None) == ()
