@@ -30,8 +30,8 @@ F64 = npt.NDArray[np.float64]
 #: Name of a server to the share it traces; None: tracing is off. The second server without shows the noise.
 MODES: Final[dict[str, float | None]] = {"off": None, "off_again": None, "one_percent": 0.01, "all": 1.0}
 #: Short turns, many of them: what slows the machine down for a second meets all servers alike.
-ROUNDS: Final = 60
-REQUESTS: Final = 60
+ROUNDS: Final = 50
+REQUESTS: Final = 40
 _WARM: Final = 300
 TARGETS: Final[dict[str, tuple[str, float]]] = {
     "ratio_one_percent": ("<=", 1.05),
@@ -132,6 +132,7 @@ class _Asking:
 
     def turn(self, requests: int) -> float:
         """Send some requests; return milliseconds of processor time per request, of all threads."""
+        self._http.connect()  # a server closes connections that idle while others are asked
         before = _cpu_ns(self._server.pids)
         for _ in range(requests):
             self._http.request("POST", "/v1/recommendations", next(self._bodies), {"content-type": "application/json"})
@@ -139,7 +140,9 @@ class _Asking:
             answer.read()
             self.sent += 1
             self.failed += answer.status != httpx.codes.OK
-        return (_cpu_ns(self._server.pids) - before) / 1e6 / requests
+        took_ns = _cpu_ns(self._server.pids) - before
+        self._http.close()
+        return took_ns / 1e6 / requests
 
 
 def _cpu_ns(pids: Sequence[int]) -> int:
