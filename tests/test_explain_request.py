@@ -37,7 +37,7 @@ from larder.session import Session
 from monitoring.find_request import find_request
 from serving.bundle import load_bundle
 from serving.cascade.recommender import RankedItem
-from serving.impressions import ImpressionRecord, day_of
+from serving.impressions import ImpressionRecord, SeenRecord, day_of
 from tests.live_stack import active_users, live_service
 from tests.running_api import wait_until
 
@@ -95,6 +95,7 @@ def test_it_says_what_was_answered_and_why(served: Served) -> None:
     lines = account["lines"]
     for name in ("item_id", "rank", "score", "source", "slot"):
         assert [line[name] for line in lines] == [item[name] for item in served.known["items"]]
+    assert not any("fill" in step for step in account["steps"]), "a generator is called popular, too"
     assert account["reproduced"] is True, "the bundle gives the logged scores again, bit for bit"
     for line, item in zip(lines, served.known["items"], strict=True):
         if line["features"]:
@@ -208,6 +209,21 @@ def test_the_newest_of_answers_with_one_id_is_told_and_broken_lines_are_skipped(
 
 
 def test_steps_name_what_moved() -> None:
+    listed = [RankedItem(f"i{n}", n, score, "popular") for n, score in enumerate((0.9, 0.2, 0.5, 0.1), start=1)]
+    listed[0] = replace(listed[0], slot="new")
+    seen = SeenRecord("s", "h", None, 3, 0, [], [], "")
+    record = ImpressionRecord("r", 1, "u", "stable", "b", "1", "full", 4, listed, 0, 0, None, [], seen)
+    said = " ".join(steps_of(record, None))
+    assert "at ranks 3 would stand higher: diversity" in said
+    assert "Rank 1 is kept for a new item: i1" in said
+    assert "Popular items fill ranks 4 to 4" in said
+    everything = msgspec.structs.replace(seen, candidates=["i1", "x", "i2", "i3", "y"], rows=5)
+    said = " ".join(steps_of(msgspec.structs.replace(record, seen=everything), None))
+    assert "5 candidates were scored; all are in the log." in said
+    assert "2 candidates are not in the list." in said
+
+
+def test_steps_of_a_list_that_no_model_made() -> None:
     items = [RankedItem("a", 1, 0.9, "als"), RankedItem("b", 2, 0.2, "als", "new"), RankedItem("c", 3, 0.5, "als")]
     record = ImpressionRecord("r", 1, "u", "stable", "b", "1", "full", 5, items, 0, 0, None, [])
     assert steps_of(record, None) == [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from serving.cascade.recommender import POPULAR, Policy, RankedItem
+from serving.cascade.recommender import Policy, RankedItem
 from serving.impressions import ImpressionRecord
 
 
@@ -21,15 +21,14 @@ def steps_of(record: ImpressionRecord, policy: Policy | None) -> list[str]:
         steps.append(f"No candidates were ranked: the list is of the rung {record.level!r}.")
     else:
         steps += _filters(policy)
-        ranked = record.seen.rows if record.seen.candidates else None
         steps.append(
-            f"{ranked} candidates were scored; all are in the log."
-            if ranked
+            f"{record.seen.rows} candidates were scored; all are in the log."
+            if record.seen.candidates
             else "The candidates were scored; the log keeps those of the list (all of them for the share "
             "impression_all_candidates_share of the requests)."
         )
         steps += _moves(record, policy)
-    filled = [item for item in items if item.source == POPULAR]
+    filled = items[len(ranked_of(record)) :]
     if filled and record.seen is not None:
         steps.append(f"Popular items fill ranks {filled[0].rank} to {filled[-1].rank}: the candidates were too few.")
     if len(items) < record.k:
@@ -52,7 +51,7 @@ def _filters(policy: Policy | None) -> list[str]:
 def _moves(record: ImpressionRecord, policy: Policy | None) -> list[str]:
     found = []
     kind = None if policy is None else policy.diversity.kind
-    moved = inversions([item for item in record.items if item.source != POPULAR])
+    moved = inversions(ranked_of(record))
     if moved:
         by = f"diversity ({kind})" if kind not in (None, "off") else "diversity the request asked for"
         ranks = ", ".join(str(item.rank) for item in moved)
@@ -66,9 +65,19 @@ def _moves(record: ImpressionRecord, policy: Policy | None) -> list[str]:
     ]
     seen = record.seen
     if seen is not None and seen.candidates:
-        left = len(seen.candidates) - sum(item.source != POPULAR for item in record.items)
+        left = len(seen.candidates) - len(ranked_of(record))
         found.append(f"{left} candidates are not in the list.")
     return found
+
+
+def ranked_of(record: ImpressionRecord) -> list[RankedItem]:
+    """Return the items a model ranked: the first ones; popular ones that no generator brought may follow."""
+    if record.seen is None:
+        return []
+    if record.seen.candidates is None:
+        return record.items[: record.seen.rows]
+    scored = set(record.seen.candidates)
+    return [item for item in record.items if item.item_id in scored]
 
 
 def inversions(items: Sequence[RankedItem]) -> list[RankedItem]:
