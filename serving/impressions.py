@@ -281,6 +281,11 @@ def read_shadow(directory: Path, since_us: int = 0) -> Iterator[ShadowRecord]:
     return _read(directory, msgspec.json.Decoder(ShadowRecord), since_us)
 
 
+def read_as(kind: type[R], directory: Path, since_us: int = 0) -> Iterator[R]:
+    """Yield records as a struct of the caller's that names some of their fields only: the rest is skipped, unread."""
+    return _read(directory, msgspec.json.Decoder(kind), since_us)
+
+
 def _read(directory: Path, decoder: msgspec.json.Decoder[R], since_us: int) -> Iterator[R]:
     for path in sorted(directory.glob("*/*.jsonl")):
         if path.parent.name < day_of(since_us):
