@@ -119,3 +119,104 @@ def test_figures_are_those_of_a_slow_oracle(settings: Settings, seed: int) -> No
 def figures(report: QualityReport, segment: str = "all", bundle: str = "b1") -> Group:
     (group,) = (one for one in report.of(segment) if one.bundle_id == bundle)
     return group
+
+
+def test_feedback_that_nobody_could_check_is_settled_by_the_join(settings: Settings) -> None:
+    shop, at = AnsweredShop(settings), NOW_US - 2 * DAY_US
+    shop.show("r1", "ann", ["i1", "i2", "i3"], at)
+    shop.show("r2", "bob", ["i1", "i2"], at)
+    shop.show("old", "ann", ["i1"], at - 20 * DAY_US)
+    for n, (user, item, request, verdict, rank) in enumerate((
+        ("ann", "i1", "r1", "confirm", None), ("ann", "i1", "r1", "reject", None), ("ann", "i1", "r1", "confirm", 1),
+        ("ann", "i2", "r1", "reject", 3), ("ann", "i9", "r1", "confirm", None), ("ann", "i1", "r2", "confirm", None),
+        ("ann", "i1", "elsewhere", "confirm", None), ("bob", "i2", "r2", "confirm", None), ("bob", "i2", "r2", "reject", None),
+    )):  # fmt: skip
+        shop.did(user, item, verdict, at + (n + 1) * MINUTE_US, request, rank=rank)
+    shop.did("bob", "i1", "confirm", NOW_US - MINUTE_US, "r2")
+    shop.write()
+    report = measure(settings, NOW_US, Extent(since_us=at - DAY_US))
+    of = {fate: report.events(fate, kinds=("confirm", "reject")) for fate in
+          ("settled", "not_shown", "other_user", "no_record", "too_late")}  # fmt: skip
+    assert of == {"settled": 6, "not_shown": 1, "other_user": 1, "no_record": 1, "too_late": 1}
+    unchecked = sum(one.events for one in report.settled if not one.claimed and one.fate == "settled")
+    assert unchecked == 4, "the API had not known these lists"
+    assert sum(one.rank_differs for one in report.settled) == 1
+    confirmed = figures(report).figures["confirmed"]
+    # The last verdict holds: ann's i1 confirmed, i2 rejected; bob's i2 rejected.
+    assert (confirmed.numerator, confirmed.denominator) == (1.0, 3.0)
+
+
+def test_young_lists_and_unfinished_windows_are_told(settings: Settings) -> None:
+    shop = AnsweredShop(settings)
+    for n, age in enumerate((5 * MINUTE_US, 60 * MINUTE_US, 30 * 60 * MINUTE_US)):
+        shop.show(f"r{n}", f"u{n}", ["i1", "i2"], NOW_US - age)
+        shop.did(f"u{n}", "i1", "purchase", NOW_US - age + MINUTE_US, f"r{n}")
+    shop.write()
+    report = measure(settings, NOW_US)
+    assert report.requests == 2
+    assert sorted(report.left_out.values()) == [1, 1]
+    assert figures(report).figures["conversion"].denominator == 1.0, "a window that is open would count too little"
+    assert report.events("no_record", kinds=("purchase",)) == 0, "a young list is a list"
+    assert measure(settings, NOW_US, Extent(wait_us=0)).requests == 3
+    with pytest.raises(NotFoundError, match="3 answers are too young"):
+        measure(settings, NOW_US, Extent(wait_us=5 * DAY_US))
+    with pytest.raises(BadInputError, match="type of event"):
+        measure(settings, NOW_US, Extent(target="'; DROP TABLE lines; --"))
+
+
+def test_nothing_served_is_said(settings: Settings) -> None:
+    with pytest.raises(NotFoundError, match="nothing was served"):
+        measure(settings, NOW_US)
+
+
+def test_a_shop_without_any_event_is_measured(settings: Settings) -> None:
+    shop = AnsweredShop(settings)
+    shop.show("r1", "ann", ["i1"])
+    shop.show("r2", "bob", ["i1"], served_bundle=None, model_version=None, level="popularity")
+    shop.show("r3", "cat", [])
+    shop.write()
+    report = measure(settings, NOW_US)
+    ctr = figures(report).figures["ctr"]
+    assert (ctr.value, ctr.denominator) == (0.0, 1.0)
+    assert math.isnan(ctr.high), "one user says nothing of others"
+    assert "ndcg" not in figures(report).figures
+    assert "predicted" not in figures(report, bundle="").figures, "a share of purchases is no probability"
+
+
+def moments(y: Any, x: Any) -> Sums:
+    return Sums(len(x), *(float(v) for v in (y.sum(), x.sum(), (y * y).sum(), (x * y).sum(), (x * x).sum())))
+
+
+@pytest.mark.parametrize(
+    ("users", "rate", "alike", "loyal"),
+    [(60, 0.1, 4.0, 0.0), (300, 0.03, 10.0, 0.0), (300, 0.1, 3.0, 0.6), (30, 0.4, 2.0, 0.0)],
+)
+def test_intervals_cover_though_a_users_lists_are_alike(users: int, rate: float, alike: float, loyal: float) -> None:
+    """A user's items share a rate (beta with `alike` pseudo-counts); `loyal` users see more and click more."""
+    rng, rounds = np.random.default_rng(7), 1_500
+
+    def drawn(many: int) -> tuple[Any, Any]:
+        p = rng.beta(rate * alike, (1 - rate) * alike, many)
+        return p, 5.0 * rng.geometric(0.3 * (1 - loyal * (p > rate)))
+
+    p, x = drawn(2_000_000)
+    truth = float((p * x).sum() / x.sum())
+    covered = naive = 0
+    for _ in range(rounds):
+        p, x = drawn(users)
+        estimate = moments(rng.binomial(x.astype(int), p).astype(float), x).estimate("share")
+        covered += estimate.low <= truth <= estimate.high
+        value = estimate.value
+        naive += abs(value - truth) <= 1.96 * math.sqrt(value * (1 - value) / x.sum())
+    assert 0.915 <= covered / rounds <= 0.985
+    assert naive / rounds < 0.85, "as if every item shown were a draw of its own"
+
+
+def test_intervals_of_extremes_stay_in_range() -> None:
+    ones = np.ones(20)
+    assert moments(0 * ones, 10 * ones).estimate("share").low == 0.0
+    assert 0.1 < moments(0 * ones, 10 * ones).estimate("share").high < 0.25, "20 users, not 200 draws"
+    assert moments(10 * ones, 10 * ones).estimate("share").low > 0.75
+    quotient = moments(0 * ones, ones).estimate("quotient")
+    assert (quotient.low, round(quotient.high, 3)) == (0.0, 0.184)
+    assert math.isnan(replace(moments(ones, ones), x=0.0).value)

@@ -2,7 +2,8 @@
 
 Every figure here is a sum over a sum (clicks over items shown, gain over lists with a click, ...). What varies
 independently is the user, so the variance is that of the linearised ratio between users (delta method; Deng et al. 2018,
-"Applying the delta method in metric analytics"). It needs six sums, however many users there are.
+"Applying the delta method in metric analytics"). It needs six sums, however many users there are. A few users who ask
+much count as fewer (Kish's effective number); simulated users are covered in 93 to 95 of 100 cases (tests).
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ class Sums:
         return self.y / self.x if self.x else math.nan
 
     @property
+    def effective(self) -> float:
+        """How many users who ask alike this is worth (Kish 1965); NaN for fewer than two users."""
+        return self.x**2 / self.xx if self.users > 1 and self.xx else math.nan
+
+    @property
     def variance(self) -> float:
         """Of the ratio, between users; NaN for fewer than two.
 
@@ -51,10 +57,11 @@ class Sums:
         >>> round(Sums(users=2, y=3.0, x=4.0, yy=5.0, xy=6.0, xx=8.0).variance, 4)
         0.0625
         """
-        if self.users < 2 or not self.x:
+        n = self.effective
+        if not n > 1.0:
             return math.nan
         spread = self.yy - 2.0 * self.value * self.xy + self.value**2 * self.xx
-        return max(spread, 0.0) / self.x**2 * self.users / (self.users - 1)
+        return max(spread, 0.0) / self.x**2 * n / (n - 1.0)
 
     def estimate(self, kind: Kind, level: float = LEVEL) -> Estimate:
         """Return the ratio with its interval, whose ends are NaN for fewer than two users."""
@@ -65,9 +72,9 @@ class Sums:
         value, variance = self.value, self.variance
         if math.isnan(variance):
             return math.nan, math.nan
-        z, error = float(t.ppf(0.5 + level / 2.0, self.users - 1)), math.sqrt(variance)
+        z, error = float(t.ppf(0.5 + level / 2.0, self.effective - 1.0)), math.sqrt(variance)
         if kind == "share":
-            return _wilson(value, variance, self.users, z)
+            return _wilson(value, variance, self.effective, z)
         if kind == "quotient":
             if not value:  # nobody did it: as if it were rare, and each user one draw
                 return 0.0, -math.log((1.0 - level) / 2.0) / self.x
@@ -109,10 +116,10 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _wilson(value: float, variance: float, users: int, z: float) -> tuple[float, float]:
+def _wilson(value: float, variance: float, users: float, z: float) -> tuple[float, float]:
     """Wilson's interval with as many draws as would give this variance; a user each where all did the same."""
     p = min(max(value, 0.0), 1.0)
-    draws = p * (1.0 - p) / variance if variance > 0.0 and 0.0 < p < 1.0 else float(users)
+    draws = p * (1.0 - p) / variance if variance > 0.0 and 0.0 < p < 1.0 else users
     centre = (p + z * z / (2.0 * draws)) / (1.0 + z * z / draws)
     half = z / (1.0 + z * z / draws) * math.sqrt(p * (1.0 - p) / draws + z * z / (4.0 * draws * draws))
     return max(centre - half, 0.0), min(centre + half, 1.0)
