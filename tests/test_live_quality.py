@@ -193,13 +193,13 @@ def moments(y: Any, x: Any) -> Sums:
 )
 def test_intervals_cover_though_a_users_lists_are_alike(users: int, rate: float, alike: float, loyal: float) -> None:
     """A user's items share a rate (beta with `alike` pseudo-counts); `loyal` users see more and click more."""
-    rng, rounds = np.random.default_rng(7), 1_500
+    rng, rounds = np.random.default_rng(7), 800
 
     def drawn(many: int) -> tuple[Any, Any]:
         p = rng.beta(rate * alike, (1 - rate) * alike, many)
         return p, 5.0 * rng.geometric(0.3 * (1 - loyal * (p > rate)))
 
-    p, x = drawn(2_000_000)
+    p, x = drawn(1_000_000)
     truth = float((p * x).sum() / x.sum())
     covered = naive = 0
     for _ in range(rounds):

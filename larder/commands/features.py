@@ -12,6 +12,7 @@ import typer
 
 from larder.progress import progress
 from larder.session import settings_of
+from larder.when import moment_us
 
 
 class Check(StrEnum):
@@ -204,7 +205,7 @@ def check(
     from monitoring.skew_check import Extent, check_features
 
     settings = settings_of(ctx)
-    extent = Extent(None if everything else sample, seed, _since_us(since), only.value if only else None)
+    extent = Extent(None if everything else sample, seed, moment_us(since, "--since"), only.value if only else None)
     with PhaseProgress() as shown:
         report = check_features(settings, extent, shown)
     print_report(report)
@@ -245,27 +246,6 @@ def env(ctx: typer.Context) -> None:
 
     for name, value in feast_environment(settings_of(ctx)).items():
         print(f"export {name}={shlex.quote(value)}")
-
-
-def _since_us(text: str | None) -> int:
-    """Return a time or an age as µs since the epoch; 0 for None."""
-    import re
-    import time
-    from datetime import datetime
-
-    from feature_repo.errors import BadInputError
-
-    if text is None:
-        return 0
-    if age := re.fullmatch(r"(\d+)([mhd])", text):
-        return time.time_ns() // 1000 - int(age[1]) * {"m": 60, "h": 3_600, "d": 86_400}[age[2]] * 1_000_000
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        when = None
-    if when is None or when.tzinfo is None:
-        raise BadInputError(f"--since must be an age (30m, 12h, 7d) or a time with its zone, not {text!r}")
-    return int(when.timestamp() * 1_000_000)
 
 
 @contextmanager

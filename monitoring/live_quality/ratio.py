@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from scipy.stats import t
+from scipy.special import stdtrit
 
 #: A share lies in [0, 1], a quotient is positive, a mean is any number.
 Kind = Literal["share", "quotient", "mean"]
@@ -66,13 +66,13 @@ class Sums:
     def estimate(self, kind: Kind, level: float = LEVEL) -> Estimate:
         """Return the ratio with its interval, whose ends are NaN for fewer than two users."""
         low, high = self._interval(kind, level)
-        return Estimate(self.value, low, high, self.users, self.y, self.x)
+        return Estimate(self.value, low, high, math.sqrt(self.variance), self.users, self.y, self.x)
 
     def _interval(self, kind: Kind, level: float) -> tuple[float, float]:
         value, variance = self.value, self.variance
         if math.isnan(variance):
             return math.nan, math.nan
-        z, error = float(t.ppf(0.5 + level / 2.0, self.effective - 1.0)), math.sqrt(variance)
+        z, error = float(stdtrit(self.effective - 1.0, 0.5 + level / 2.0)), math.sqrt(variance)
         if kind == "share":
             return _wilson(value, variance, self.effective, z)
         if kind == "quotient":
@@ -89,7 +89,9 @@ class Estimate:
     Attributes
     ----------
     low, high
-        NaN where fewer than two users say anything.
+        NaN where fewer than two users say anything, as is `error`.
+    error
+        Standard error.
     users
         Users behind it.
     numerator, denominator
@@ -99,6 +101,7 @@ class Estimate:
     value: float
     low: float
     high: float
+    error: float
     users: int
     numerator: float
     denominator: float
@@ -106,8 +109,8 @@ class Estimate:
     def to_dict(self) -> dict[str, float | int | None]:
         """Return it as JSON has it: null for what is not known."""
         return {
-            "value": finite(self.value), "low": finite(self.low), "high": finite(self.high), "users": self.users,
-            "numerator": self.numerator, "denominator": self.denominator,
+            "value": finite(self.value), "low": finite(self.low), "high": finite(self.high),
+            "error": finite(self.error), "users": self.users, "numerator": self.numerator, "denominator": self.denominator,
         }  # fmt: skip
 
 
