@@ -27,6 +27,8 @@ from feature_repo.services import feature_list
 from feature_repo.settings import Settings
 from larder.exposition import announced, exposed, targets_dir
 from larder.services.ports import HOST, any_free_port
+from monitoring.live_quality.gauges import QualityMetrics
+from monitoring.live_quality.report import QualityReport
 from serving.admission import Admission, Door
 from serving.answers import LEVELS, REASONS, Recommendations
 from serving.app import create_app
@@ -72,7 +74,13 @@ def registries(settings: Settings) -> dict[str, CollectorRegistry]:
     ingest.register(IngestMetrics(IngestStatus, settings.home))
     write_run(settings, "failed", 1.0)
     trainings.register(LastTrainings(settings))
-    return {"API": api, "Ingest worker": ingest, "Controller": control.registry, "Trainings": trainings}
+    quality = CollectorRegistry()
+    quality.register(measured := QualityMetrics())
+    measured.measured(QualityReport("shop", "2026-01-01T00:00:00+00:00", 0, 1, 1, "purchase", "", 0, *[()] * 6, {}, 1))
+    return {
+        "API": api, "Ingest worker": ingest, "Controller": control.registry, "Trainings": trainings,
+        "Live quality": quality,
+    }  # fmt: skip
 
 
 def test_every_metric_is_documented(tmp_path: Path) -> None:

@@ -87,11 +87,15 @@ def test_figures_are_those_of_a_slow_oracle(settings: Settings, seed: int) -> No
         slates = [[line.item_id for line in one.items] for one in lists]
         clicks = [oracle.did(one, "view") for one in lists]
         clicked = [(slate, some) for slate, some in zip(slates, clicks, strict=True) if some]
-        verdicts = [(line.rank, oracle.done[id(one), line.item_id].get("verdict")) for one in lists for line in one.items]
+        verdicts = [
+            (line.rank, oracle.done[id(one), line.item_id].get("verdict")) for one in lists for line in one.items
+        ]
         tp = sum(verdict == "confirm" and rank <= 5 for rank, verdict in verdicts)
         fp = sum(verdict == "reject" and rank <= 5 for rank, verdict in verdicts)
         confirmed = sum(verdict == "confirm" for _, verdict in verdicts)
-        scored = [(line, oracle.done[id(one), line.item_id]) for one in mature if one.level == "full" for line in one.items]
+        scored = [
+            (line, oracle.done[id(one), line.item_id]) for one in mature if one.level == "full" for line in one.items
+        ]
         expected = {
             "ctr": sum(map(len, clicks)) / sum(map(len, slates)),
             "click_rate": len(clicked) / len(lists),
@@ -129,7 +133,8 @@ def test_feedback_that_nobody_could_check_is_settled_by_the_join(settings: Setti
     for n, (user, item, request, verdict, rank) in enumerate((
         ("ann", "i1", "r1", "confirm", None), ("ann", "i1", "r1", "reject", None), ("ann", "i1", "r1", "confirm", 1),
         ("ann", "i2", "r1", "reject", 3), ("ann", "i9", "r1", "confirm", None), ("ann", "i1", "r2", "confirm", None),
-        ("ann", "i1", "elsewhere", "confirm", None), ("bob", "i2", "r2", "confirm", None), ("bob", "i2", "r2", "reject", None),
+        ("ann", "i1", "elsewhere", "confirm", None), ("bob", "i2", "r2", "confirm", None),
+        ("bob", "i2", "r2", "reject", None),
     )):  # fmt: skip
         shop.did(user, item, verdict, at + (n + 1) * MINUTE_US, request, rank=rank)
     shop.did("bob", "i1", "confirm", NOW_US - MINUTE_US, "r2")

@@ -60,7 +60,9 @@ def test_no_text_of_the_data_becomes_markup(report: QualityReport) -> None:
     Reader().feed(page)
     assert "alert(1)" in page
     assert not {"script", "img", "iframe", "link", "object"} & {tag for tag, _ in tags}
-    assert not [name for _, attributes in tags for name in attributes if name.startswith("on") or name in ("src", "href")]
+    assert not [
+        name for _, attributes in tags for name in attributes if name.startswith("on") or name in ("src", "href")
+    ]
     policy = next(found["content"] for tag, found in tags if tag == "meta" and "http-equiv" in found)
     assert policy.startswith("default-src 'none';")
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def quality(
     ctx: typer.Context,
     since: Annotated[
-        str | None, typer.Option(help="Lists served from then on: an age (12h, 7d) or a time; all that are logged if not given.")
+        str | None,
+        typer.Option(help="Lists served from then on: an age (12h, 7d) or a time; all that are logged if not given."),
     ] = None,
     until: Annotated[str | None, typer.Option(help="Lists served before then; now if not given.")] = None,
     window: Annotated[str, typer.Option(help="How long after its list an event counts.")] = "24h",

@@ -62,9 +62,9 @@ def load_answered(connection: duckdb.DuckDBPyConnection, settings: Settings, per
 
     Notes
     -----
-    `done`: clicked, seen (the client confirmed the impression), carted, bought, hit (the target), verdict (1, -1, null).
-    `fates`: kind, fate, claimed (whether the event had a rank), events, rank_differs. `history`: events of each user
-    before `since`. `popular`: interactions of each item before `since`.
+    `done`: clicked, seen (the client confirmed the impression), carted, bought, hit (the target), verdict (1, -1,
+    null). `fates`: kind, fate, claimed (whether the event had a rank), events, rank_differs. `history`: events of each
+    user before `since`. `popular`: interactions of each item before `since`.
     """
     with files_kept(settings.events_dir):
         paths = [str(path) for path in log_paths(settings.events_dir)]
@@ -80,14 +80,16 @@ def load_answered(connection: duckdb.DuckDBPyConnection, settings: Settings, per
         GROUP BY imp, item_id""")
 
 
-def _read_log(connection: duckdb.DuckDBPyConnection, paths: Sequence[str], period: Period, kinds: Sequence[str]) -> None:
+def _read_log(
+    connection: duckdb.DuckDBPyConnection, paths: Sequence[str], period: Period, kinds: Sequence[str]
+) -> None:
     """Take what is needed of the event log: answers with their claims, and counts of what was before."""
     if paths:
         connection.read_parquet(list(paths), hive_partitioning=False).create_view("log")
     else:
         connection.execute(
-            "CREATE VIEW log AS SELECT * FROM (SELECT 0::BIGINT AS seq, '' AS user_id, '' AS item_id, '' AS event_type, "
-            "now()::TIMESTAMPTZ AS event_timestamp, NULL::VARCHAR AS request_id, NULL::BIGINT AS rank) WHERE false"
+            "CREATE VIEW log AS SELECT * FROM (SELECT 0::BIGINT AS seq, '' AS user_id, '' AS item_id, "
+            "'' AS event_type, now() AS event_timestamp, NULL::VARCHAR AS request_id, NULL::BIGINT AS rank) WHERE false"
         )
     first, last = (_seq(at) for at in (period.since - period.window, period.now))
     connection.execute(f"""

@@ -55,8 +55,8 @@ def chart(
             f"<line class=grid x1={_LEFT} x2={_WIDTH - _RIGHT} y1={y(value):.1f} y2={y(value):.1f} />"
             f"<text class=end x={_LEFT - 6} y={y(value) + 4:.1f}>{100 * value:.3g}%</text>"
         )
-    for at in x_ticks or [left + (right - left) * n / _TICKS for n in range(_TICKS + 1)]:
-        parts.append(f"<text class=mid x={x(at):.1f} y={_HEIGHT - 10}>{escape(label(at))}</text>")
+    ticks = x_ticks or [left + (right - left) * n / _TICKS for n in range(_TICKS + 1)]
+    parts += [f"<text class=mid x={x(at):.1f} y={_HEIGHT - 10}>{escape(label(at))}</text>" for at in ticks]
     if diagonal:
         end = min(right, top)
         parts.append(f"<line class=diagonal x1={x(0):.1f} y1={y(0):.1f} x2={x(end):.1f} y2={y(end):.1f} />")

@@ -146,6 +146,5 @@ def _apart(windows: Any) -> list[CtrWindow]:
 def _pooled(windows: Sequence[CtrWindow]) -> tuple[float, float]:
     """Return CTR and standard error of windows together; as the same users come back, errors add up fully."""
     shown = sum(window.shown for window in windows)
-    ctr, error = (sum(window.shown * value for window, value in zip(windows, values, strict=True)) / shown for values in (
-        [window.ctr for window in windows], [window.error for window in windows]))  # fmt: skip
-    return ctr, error
+    ctr = sum(window.shown * window.ctr for window in windows) / shown
+    return ctr, sum(window.shown * window.error for window in windows) / shown

@@ -57,19 +57,19 @@ def prepare(connection: duckdb.DuckDBPyConnection, period: Period) -> None:
 
     Needs the tables of `shown.py`, `answered.py` and `catalogue` (item_id, category, available).
     """
-    ideal = ", ".join(
-        f"{sum(1.0 / math.log2(rank + 1) for rank in range(1, n + 1))!r}" for n in range(1, NDCG_AT + 1)
-    )
+    ideal = ", ".join(f"{sum(1.0 / math.log2(rank + 1) for rank in range(1, n + 1))!r}" for n in range(1, NDCG_AT + 1))
     connection.execute(f"""
         CREATE TABLE surprise AS
         SELECT item_id, log2(total) - log2(n) AS bits, above < 0.8 * total * (1 - 1e-12) AS head FROM (
           SELECT item_id, n, sum(n) OVER () AS total,
-            coalesce(sum(n) OVER (ORDER BY n DESC, item_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS above
+            coalesce(sum(n) OVER (ORDER BY n DESC, item_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)
+              AS above
           FROM popular);
         CREATE TABLE kept AS
-        SELECT imp, user_id, time_us, coalesce(bundle_id, '') AS bundle_id, coalesce(model_version, '') AS model_version,
-          arm, time_us < {period.mature} AS mature,
-          CASE WHEN new_user THEN 'new' WHEN coalesce(history.n, 0) >= {WARM_EVENTS} THEN 'warm' ELSE 'cold' END AS segment
+        SELECT imp, user_id, time_us, coalesce(bundle_id, '') AS bundle_id,
+          coalesce(model_version, '') AS model_version, arm, time_us < {period.mature} AS mature,
+          CASE WHEN new_user THEN 'new' WHEN coalesce(history.n, 0) >= {WARM_EVENTS} THEN 'warm' ELSE 'cold' END
+            AS segment
         FROM requests LEFT JOIN history USING (user_id) WHERE time_us >= {period.since} AND time_us < {period.until};
         CREATE TABLE lines AS
         SELECT kept.* EXCLUDE (imp), shown.* EXCLUDE (item_id), item_id, clicked, seen, carted, bought, hit, verdict,
@@ -81,7 +81,8 @@ def prepare(connection: duckdb.DuckDBPyConnection, period: Period) -> None:
           first, [{ideal}][least(clicks, {NDCG_AT})::INT] AS ideal
         FROM kept LEFT JOIN (
           SELECT imp, count_if(clicked) AS clicks, count_if(carted) AS carts, count_if(bought) AS bought,
-            sum(1.0 / log2(rank + 1)) FILTER (clicked AND rank <= {NDCG_AT}) AS gain, min(rank) FILTER (clicked) AS first
+            sum(1.0 / log2(rank + 1)) FILTER (clicked AND rank <= {NDCG_AT}) AS gain,
+            min(rank) FILTER (clicked) AS first
           FROM lines WHERE clicked OR carted OR bought GROUP BY imp) USING (imp)""")
 
 
@@ -119,7 +120,9 @@ def by_category(connection: duckdb.DuckDBPyConnection) -> list[Point]:
     return _curve(connection, of, "name", _OF_ITEMS["ctr"])
 
 
-def reliability(connection: duckdb.DuckDBPyConnection) -> tuple[list[Point], dict[tuple[str, str], tuple[float, float]]]:
+def reliability(
+    connection: duckdb.DuckDBPyConnection,
+) -> tuple[list[Point], dict[tuple[str, str], tuple[float, float]]]:
     """Share of items that became the target, by what the ranker said, and the curve's error by bundle and arm.
 
     Returns
@@ -182,8 +185,9 @@ def _sums(
         Grouping sets of the sums by user; None: the keys and the user.
     """
     inner = ", ".join(
-        f"coalesce(sum(({y})::DOUBLE){_mature(name)}, 0) AS y{n}, coalesce(sum(({x})::DOUBLE){_mature(name)}, 0) AS x{n}"
-        for n, (name, (y, x)) in enumerate(figures.items())
+        f"coalesce(sum(({part})::DOUBLE){_mature(name)}, 0) AS {side}{n}"
+        for n, (name, ratio) in enumerate(figures.items())
+        for side, part in zip("yx", ratio, strict=True)
     )
     outer = ", ".join(
         f"count_if(x{n} > 0), sum(y{n}), sum(x{n}), sum(y{n} * y{n}), sum(x{n} * y{n}), sum(x{n} * x{n})"
@@ -222,5 +226,5 @@ def _counts(connection: duckdb.DuckDBPyConnection) -> dict[tuple[Any, ...], tupl
           FROM (SELECT {keys}, segment, item_id, count(*) AS n FROM lines GROUP BY ALL)
           LEFT JOIN catalogue USING (item_id) GROUP BY {sets})
         SELECT {keys}, part, requests, users, coalesce(shown, 0), items / nullif(size, 0)
-        FROM asked LEFT JOIN given USING ({keys}, part), (SELECT count_if(available) AS size FROM catalogue)""").fetchall()
-    return {row[:4]: row[4:] for row in rows}
+        FROM asked LEFT JOIN given USING ({keys}, part), (SELECT count_if(available) AS size FROM catalogue)""")
+    return {row[:4]: row[4:] for row in rows.fetchall()}

@@ -99,10 +99,12 @@ def _newest(report: QualityReport) -> list[Group]:
         if isinstance(point.at, (int, float)) and point.bundle_id:
             mark = (float(point.at), point.estimate.denominator, point.bundle_id)
             last[point.arm] = max(last.get(point.arm, mark), mark)
+    newest = {arm: mark[2] for arm, mark in last.items()}
     return [
-        group for group in report.groups
-        if group.arm in ARMS and group.segment in SEGMENTS and group.arm in last and group.bundle_id == last[group.arm][2]
-    ]  # fmt: skip
+        group
+        for group in report.groups
+        if group.arm in ARMS and group.segment in SEGMENTS and group.bundle_id == newest.get(group.arm)
+    ]
 
 
 def _values(group: Group) -> Iterator[tuple[str, float, float, float]]:

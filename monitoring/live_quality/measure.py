@@ -171,7 +171,7 @@ def _load_catalogue(connection: duckdb.DuckDBPyConnection, settings: Settings) -
         INSERT INTO catalogue
         SELECT item_id, CASE WHEN new.category IS NULL THEN imported.category ELSE new.category.v END,
           coalesce(new.available.v, imported.available, true) AND NOT coalesce(new.blocked.v, false)
-        FROM imported FULL JOIN (SELECT item_id, {', '.join(newest.values())} FROM changes GROUP BY item_id) new
+        FROM imported FULL JOIN (SELECT item_id, {", ".join(newest.values())} FROM changes GROUP BY item_id) new
         USING (item_id)""")  # noqa: S608 - names of ours
 
 
@@ -179,7 +179,11 @@ def _load_catalogue(connection: duckdb.DuckDBPyConnection, settings: Settings) -
 def _scratch(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a DuckDB in a file of its own that goes through the disk rather than through memory."""
     with tempfile.TemporaryDirectory(prefix=".quality-", dir=settings.root) as work:
-        options = {"memory_limit": MEMORY_LIMIT, "temp_directory": str(Path(work) / "spill"), "threads": settings.threads}
+        options = {
+            "memory_limit": MEMORY_LIMIT,
+            "temp_directory": str(Path(work) / "spill"),
+            "threads": settings.threads,
+        }
         with duckdb.connect(str(Path(work) / "scratch.db"), config=options) as connection:
             connection.execute("SET preserve_insertion_order = false; SET TimeZone = 'UTC'")
             yield connection

@@ -21,7 +21,8 @@ h1{font-size:1.5rem;margin:0}h2{font-size:1.15rem;margin:2.2rem 0 .5rem}p{margin
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(26rem,1fr));gap:1rem 2rem}
 table{border-collapse:collapse;width:100%}th,td{padding:.2rem .6rem;border-bottom:1px solid var(--line);text-align:left;
 vertical-align:top}th{font-weight:600}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-td small{display:block;opacity:.65}td.what{min-width:20rem}th.n{white-space:normal;min-width:8rem}.scroll{overflow-x:auto}.none{opacity:.45}.wrong{color:var(--red)}
+td small{display:block;opacity:.65}td.what{min-width:20rem}th.n{white-space:normal;min-width:7rem}
+.scroll{overflow-x:auto}.none{opacity:.45}.wrong{color:var(--red)}
 .note{opacity:.75;max-width:60rem}svg{width:100%;height:auto}svg text{font-size:11px;fill:currentColor;opacity:.7}
 .end{text-anchor:end}.mid{text-anchor:middle}.grid{stroke:var(--line)}.diagonal{stroke:currentColor;opacity:.5;
 stroke-dasharray:4 4}.line{fill:none;stroke-width:1.6}.band{stroke:none!important;opacity:.16}
@@ -38,7 +39,7 @@ height:.8rem;border-radius:.2rem;margin-right:.4rem;vertical-align:-1px}
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 #: Versions that are drawn, and those in the tables: the ones with the most items shown.
 _LINES: Final = 4
-_COLUMNS: Final = 6
+_COLUMNS: Final = 5
 _FATE_TEXT: Final = {
     "settled": "the list has the item: counted",
     "not_shown": "that list of that user did not have the item: not counted",
@@ -58,11 +59,12 @@ def quality_page(report: QualityReport) -> str:
         f"<title>Live quality: {escape(report.project)}</title><style>{_STYLE}</style>",
         f"<h1>Live quality of {escape(report.project)}</h1>",
         f"<p>{report.requests:,} lists from {since} to {until} UTC; what users did within "
-        f"{report.window_us / 3.6e9:g} h of a list counts. Taken {escape(report.taken_at)}, {report.seconds:.1f} s.</p>",
+        f"{report.window_us / 3.6e9:g} h of a list counts. Taken {escape(report.taken_at)}, {report.seconds:.1f} s."
+        "</p>",
         *(f"<p>Left out: {number:,} lists {escape(why)}.</p>" for why, number in report.left_out.items()),
-        "<p class=note>Intervals are 95 %, between users: lists of one user are alike. Figures on clicks depend on where an "
-        "item stood: people look at the first places. They compare versions that had the same users at the same time, as "
-        "arms of a rollout do, and no others.</p>",
+        "<p class=note>Intervals are 95 %, between users: lists of one user are alike. Figures on clicks depend on "
+        "where an item stood: people look at the first places. They compare versions that had the same users at the same "
+        "time, as arms of a rollout do, and no others.</p>",
         *_charts(report),
         *_figures(report),
         *_segments(report),
@@ -83,8 +85,8 @@ def _charts(report: QualityReport) -> Iterator[str]:
     yield chart(_by_version(report, report.by_rank), "{:.0f}".format, title="CTR by rank", x_ticks=ticks)
     yield "</section><section><h2>Reliability of the probability</h2>"
     yield chart(_by_version(report, report.reliability), "{:.1%}".format, title="Observed by predicted", diagonal=True)
-    yield f"<p class=note>Across: what the ranker said. Up: what became a {escape(report.target)} within the window. On the "
-    yield "dashed line the two are equal.</p></section></div>"
+    yield f"<p class=note>Across: what the ranker said. Up: what became a {escape(report.target)} within the window. "
+    yield "On the dashed line the two are equal.</p></section></div>"
 
 
 def _by_version(report: QualityReport, points: Sequence[Point]) -> dict[str, list[Point]]:
@@ -133,7 +135,8 @@ def _figures(report: QualityReport) -> Iterator[str]:
 
 def _segments(report: QualityReport) -> Iterator[str]:
     columns = ("ctr", "click_rate", "ndcg", "conversion", "observed_to_predicted", "confirmed")
-    yield "<h2>By segment of users</h2><div class=scroll><table><tr><th>version</th><th>segment</th><th class=n>lists</th>"
+    yield "<h2>By segment of users</h2><div class=scroll><table><tr><th>version</th><th>segment</th>"
+    yield "<th class=n>lists</th>"
     yield "".join(f"<th class=n>{_title(name)}</th>" for name in columns) + "</tr>"
     for group in sorted(report.groups, key=lambda one: (one.arm, one.bundle_id, SEGMENTS.index(one.segment))):
         if group.segment != "all":
@@ -159,7 +162,9 @@ def _categories(report: QualityReport) -> Iterator[str]:
 
 def _settled(report: QualityReport) -> Iterator[str]:
     """Say what events that name a list came to: those that do not agree with the log are told, not used."""
-    kinds = [kind for kind in (*VERDICTS, "view", "impression", "cart", "purchase") if report.events(*FATES, kinds=(kind,))]
+    kinds = [
+        kind for kind in (*VERDICTS, "view", "impression", "cart", "purchase") if report.events(*FATES, kinds=(kind,))
+    ]
     if not kinds:
         yield "<h2>Answers that name their list</h2><p class=none>None came in.</p>"
         return
@@ -170,13 +175,13 @@ def _settled(report: QualityReport) -> Iterator[str]:
         counts = [report.events(fate, kinds=(kind,)) for kind in kinds]
         cells = "".join(f"<td class='n {mood if count else 'none'}'>{count:,}</td>" for count in counts)
         yield f"<tr><td>{_FATE_TEXT[fate]}</td>{cells}</tr>"
+    kept = [one for one in report.settled if one.fate == "settled"]
+    other = [sum(one.rank_differs for one in kept if one.kind == kind) for kind in kinds]
+    unchecked = [sum(one.events for one in kept if one.kind == kind and not one.claimed) for kind in kinds]
     for text, counts in (
-        ("counted, with another rank than the list's (the list's holds)", [
-            sum(one.rank_differs for one in report.settled if (one.kind, one.fate) == (kind, "settled")) for kind in kinds]),
-        ("counted, without a rank: of feedback, the API could not check it when it came", [
-            sum(one.events for one in report.settled if (one.kind, one.fate, one.claimed) == (kind, "settled", False))
-            for kind in kinds]),
-    ):  # fmt: skip
+        ("counted, with another rank than the list's (the list's holds)", other),
+        ("counted, without a rank: of feedback, the API could not check it when it came", unchecked),
+    ):
         yield f"<tr><td>{text}</td>{''.join(f'<td class=n>{count:,}</td>' for count in counts)}</tr>"
     yield "</table></div>"
 

@@ -1,9 +1,9 @@
 """Ratios of sums over users, with intervals: lists of one user are alike, users are not. PURE.
 
 Every figure here is a sum over a sum (clicks over items shown, gain over lists with a click, ...). What varies
-independently is the user, so the variance is that of the linearised ratio between users (delta method; Deng et al. 2018,
-"Applying the delta method in metric analytics"). It needs six sums, however many users there are. A few users who ask
-much count as fewer (Kish's effective number); simulated users are covered in 93 to 95 of 100 cases (tests).
+independently is the user, so the variance is that of the linearised ratio between users (delta method; Deng et al.
+2018, "Applying the delta method in metric analytics"). It needs six sums, however many users there are. A few users
+who ask much count as fewer (Kish's effective number).
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ class Estimate:
         """Return it as JSON has it: null for what is not known."""
         return {
             "value": finite(self.value), "low": finite(self.low), "high": finite(self.high),
-            "error": finite(self.error), "users": self.users, "numerator": self.numerator, "denominator": self.denominator,
+            "error": finite(self.error), "users": self.users, "numerator": self.numerator,
+            "denominator": self.denominator,
         }  # fmt: skip
 
 

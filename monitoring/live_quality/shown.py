@@ -91,7 +91,7 @@ def _within(directory: Path, since_us: int, until_us: int) -> Iterator[_Answer]:
 
 def _insert(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
     connection.register("block", rows)
-    connection.execute(f"INSERT INTO {name} FROM block")  # noqa: S608 - a name of ours
+    connection.execute(f"INSERT INTO {name} FROM block")
     connection.unregister("block")
 
 
@@ -108,8 +108,10 @@ def _lines(block: Iterable[_Answer], first: int) -> pa.Table:
     rows = []
     for n, one in enumerate(block, start=first):
         ranked = one.served_bundle is not None and one.level in _BY_MODEL
-        for line in one.items:
-            rows.append((n, line.item_id, line.rank, line.score if ranked and line.source != _POPULAR else None))
+        rows += [
+            (n, line.item_id, line.rank, line.score if ranked and line.source != _POPULAR else None)
+            for line in one.items
+        ]
     return _table(rows, _SHOWN)
 
 
