@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +16,7 @@ from feature_repo.errors import UnavailableError
 from feature_repo.redis_scripts import connect
 from feature_repo.settings import Settings
 from feature_repo.stream import append_events
-from larder_client.answers import Event, Item
+from larder_client.answers import Event, Feedback, Item, Recommendations
 from larder_client.calls import ApiError
 from larder_client.client import LarderClient
 from tests.live_shop import random_event
@@ -24,6 +25,8 @@ USERS = [f"user {n}" for n in range(12)]
 ITEMS = [f"item-{n}" for n in range(24)]
 #: Sends a batch of one kind and returns (id, seq) of each, or raises UnavailableError: then it may be sent again.
 Send = Callable[[list[dict]], list[tuple[str, int]]]
+#: How a client gets there.
+Way = Callable[[Settings], AbstractContextManager[Send]]
 
 
 @contextmanager
@@ -51,6 +54,45 @@ def over_http(settings: Settings) -> Iterator[Send]:
         assert answer.rejected == 0, answer
         name = "change_id" if "change_id" in batch[0] else "event_id"
         return [(getattr(result, name), result.seq) for result in answer.results]
+
+    with LarderClient(f"http://127.0.0.1:{settings.api_port}", timeout_s=5.0) as client:
+        yield send
+
+
+@contextmanager
+def as_feedback(settings: Settings) -> Iterator[Send]:
+    """Send verdicts on lists to `POST /v1/feedback`; an event's id is its verdict's.
+
+    Every other batch is on a list of some time ago, whose process may be gone; one for which no list could be had is on
+    a list that was never given: the API cannot know either at the door.
+    """
+    said: dict[str, Feedback] = {}
+    lists: deque[Recommendations] = deque(maxlen=40)
+
+    def on_a_list(batch: list[dict]) -> list[Feedback]:
+        user, items, request_id = batch[0]["user_id"], ITEMS, f"none-{batch[0]['event_id']}"
+        with suppress(ApiError):
+            lists.append(client.recommend(user, k=len(ITEMS), request_id=f"list-{batch[0]['event_id']}"))
+            answer = lists[-(len(said) % 2)]  # 0: the oldest; -1: this one
+            user, items, request_id = answer.user_id, [item.item_id for item in answer.items], answer.request_id
+        return [
+            Feedback(request_id=request_id, user_id=user, item_id=items[n % len(items)],
+                     verdict="confirm" if n % 3 else "reject", feedback_id=event["event_id"])
+            for n, event in enumerate(batch)
+        ]  # fmt: skip
+
+    def send(batch: list[dict]) -> list[tuple[str, int]]:
+        new = [event for event in batch if event["event_id"] not in said]
+        if new:
+            said.update((one.feedback_id, one) for one in on_a_list(new))
+        try:
+            answer = client.give_feedback([said[event["event_id"]] for event in batch])
+        except ApiError as error:
+            if error.status in (0, 503):
+                raise UnavailableError(str(error)) from error
+            raise
+        assert answer.rejected == 0, answer
+        return [(result.feedback_id, result.seq) for result in answer.results]
 
     with LarderClient(f"http://127.0.0.1:{settings.api_port}", timeout_s=5.0) as client:
         yield send

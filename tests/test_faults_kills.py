@@ -17,7 +17,7 @@ from feature_repo.settings import Settings
 from feature_repo.stream import seq_from
 from feature_repo.views import DAY_US
 from tests.fault_checker import findings
-from tests.fault_clients import ITEMS, Customer, Told, over_http, together
+from tests.fault_clients import ITEMS, Customer, Told, Way, over_http, together
 from tests.fault_processes import Shop, api_service, fault_settings, worker_service
 from tests.live_shop import a_view, import_history
 
@@ -52,10 +52,12 @@ def schedule(rng: random.Random, kills: int) -> list[tuple[str, bool, float]]:
     return plan
 
 
-def run_kills(shop: Shop, seed: int, kills: int) -> Told:
+def run_kills(shop: Shop, seed: int, kills: int, way: Way = over_http) -> Told:
     """Stream events from three clients while processes are killed; return what the clients know at the end."""
     rng = random.Random(seed)
-    customers = [Customer(f"client{n}", over_http(shop.settings), rng.random(), keeper=n == 0) for n in range(3)]
+    customers = [
+        Customer(f"client{n}", way(shop.settings), rng.random(), keeper=n == 0 and way is over_http) for n in range(3)
+    ]
     for customer in customers:
         customer.start()
     try:

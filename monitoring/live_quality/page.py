@@ -63,8 +63,8 @@ def quality_page(report: QualityReport) -> str:
         "</p>",
         *(f"<p>Left out: {number:,} lists {escape(why)}.</p>" for why, number in report.left_out.items()),
         "<p class=note>Intervals are 95 %, between users: lists of one user are alike. Figures on clicks depend on "
-        "where an item stood: people look at the first places. They compare versions that had the same users at the same "
-        "time, as arms of a rollout do, and no others.</p>",
+        "where an item stood: people look at the first places. They compare versions that had the same users at the "
+        "same time, as arms of a rollout do, and no others.</p>",
         *_charts(report),
         *_figures(report),
         *_segments(report),
