@@ -13,6 +13,7 @@ from monitoring.live_quality.decay import CtrWindow, ctr_decay, window_of
 from monitoring.live_quality.gauges import QualityMetrics, write_gauges
 from monitoring.live_quality.history import add_to_history, history_path, read_history
 from monitoring.live_quality.measure import Extent, measure
+from monitoring.live_quality.watch import look
 from tests.answered_shop import NOW_US, AnsweredShop, random_shop
 
 
@@ -87,3 +88,22 @@ def test_gauges_have_closed_labels_whatever_was_served(settings: Settings) -> No
     text = write_gauges(settings, report).read_text("utf-8")
     assert 'larder_quality_value{arm="canary",figure="ctr",segment="all"}' in text
     assert window_of(report).bundle_id == report.champion
+
+
+def test_a_worker_finds_a_champion_that_wears_out(settings: Settings) -> None:
+    shop, rng, first = AnsweredShop(settings), np.random.default_rng(8), NOW_US - 7 * DAY_US
+    for n in range(7 * 150):
+        at = first + n * DAY_US // 150 + 1
+        user, worn = f"u{rng.integers(80)}", at > first + 4 * DAY_US
+        shop.show(f"r{n}", user, ["i1", "i2", "i3", "i4"], at)
+        for item in ("i1", "i2", "i3", "i4"):
+            if rng.random() < (0.1 if worn else 0.4):
+                shop.did(user, item, "view", at + 1_000_000, f"r{n}")
+    shop.write()
+    found = [look(settings, first + day * DAY_US + 600_000_000) for day in range(1, 8)]
+    decays = [decay for _, decay in found]
+    assert decays[:3] == [None, None, None], "its first days"
+    alarms = [decay is not None and decay.alarm for decay in decays]
+    assert alarms == [False] * 5 + [True, True], "the first day it is low is no alarm yet, the second one is"
+    assert found[-1][0].champion == decays[-1].subject == "b1"
+    assert look(settings, NOW_US + 600_000_000)[1] == decays[-1], "the same look again"

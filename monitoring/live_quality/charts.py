@@ -46,8 +46,13 @@ def chart(
     # The intervals of a handful of items must not flatten the rest.
     highs = sorted(p.estimate.high for p in points if math.isfinite(p.estimate.high)) or [0.0]
     top = _rounded_up(max(highs[int(0.85 * (len(highs) - 1))], *(p.estimate.value for p in points), 1e-4))
-    x = lambda at: _LEFT + (at - left) / (right - left) * (_WIDTH - _LEFT - _RIGHT)  # noqa: E731 - two short scales
-    y = lambda value: _TOP + (1.0 - min(max(value / top, 0.0), 1.0)) * (_HEIGHT - _TOP - _BOTTOM)  # noqa: E731
+
+    def x(at: float) -> float:
+        return _LEFT + (at - left) / (right - left) * (_WIDTH - _LEFT - _RIGHT)
+
+    def y(value: float) -> float:
+        return _TOP + (1.0 - min(max(value / top, 0.0), 1.0)) * (_HEIGHT - _TOP - _BOTTOM)
+
     parts = [f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role=img aria-label='{escape(title)}'>"]
     for n in range(_TICKS + 1):
         value = top * n / _TICKS

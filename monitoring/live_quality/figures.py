@@ -22,6 +22,8 @@ BINS: Final = 10
 CATEGORIES: Final = 20
 #: Ranks with a point of their own.
 RANKS: Final = 30
+#: Bundle, version, arm, segment.
+_Key = tuple[str, str, str, str]
 _GROUP: Final = ("bundle_id", "model_version", "arm")
 #: Figure to (numerator, denominator), of a user's lists, items shown or verdicts.
 _OF_ITEMS: Final = {
@@ -91,10 +93,9 @@ def groups(connection: duckdb.DuckDBPyConnection) -> list[Group]:
     both = _by_group(connection, "lists", _OF_LISTS)
     for key, found in _by_group(connection, "lines", _OF_ITEMS).items():
         both.setdefault(key, {}).update(found)
-    counted = _counts(connection)
     return [
-        Group(*key, *counts[:3], _named(both.get(key, {})), counts[3])  # type: ignore[arg-type] # three counts
-        for key, counts in sorted(counted.items())
+        Group(*key, requests, users, shown, _named(both.get(key, {})), coverage)
+        for key, (requests, users, shown, coverage) in sorted(_counts(connection).items())
     ]
 
 
@@ -155,11 +156,11 @@ def reliability(
 
 def _by_group(
     connection: duckdb.DuckDBPyConnection, table: str, figures: Mapping[str, tuple[str, str]]
-) -> dict[tuple[Any, ...], dict[str, Sums]]:
+) -> dict[_Key, dict[str, Sums]]:
     """Return sums by (bundle, version, arm, segment) and figure; segment "all" has each user once."""
     keys = ", ".join(_GROUP)
     rows = _sums(connection, table, f"{keys}, segment", figures, sets=f"({keys}, segment, user_id), ({keys}, user_id)")
-    return {(*key[:3], key[3] or "all"): found for key, found in rows}
+    return {(key[0], key[1], key[2], key[3] or "all"): found for key, found in rows}
 
 
 def _curve(
@@ -212,7 +213,7 @@ def _named(found: Mapping[str, Sums]) -> dict[str, Estimate]:
     return {name: found[name].estimate(kind) for name, (kind, _) in FIGURES.items() if name in found and found[name].x}
 
 
-def _counts(connection: duckdb.DuckDBPyConnection) -> dict[tuple[Any, ...], tuple[int, int, int, float | None]]:
+def _counts(connection: duckdb.DuckDBPyConnection) -> dict[_Key, tuple[int, int, int, float | None]]:
     """Return requests, users, items shown and coverage by group and segment."""
     keys = ", ".join(_GROUP)
     sets = f"GROUPING SETS (({keys}, segment), ({keys}))"
@@ -227,4 +228,4 @@ def _counts(connection: duckdb.DuckDBPyConnection) -> dict[tuple[Any, ...], tupl
           LEFT JOIN catalogue USING (item_id) GROUP BY {sets})
         SELECT {keys}, part, requests, users, coalesce(shown, 0), items / nullif(size, 0)
         FROM asked LEFT JOIN given USING ({keys}, part), (SELECT count_if(available) AS size FROM catalogue)""")
-    return {row[:4]: row[4:] for row in rows.fetchall()}
+    return {(row[0], row[1], row[2], row[3]): (row[4], row[5], row[6], row[7]) for row in rows.fetchall()}

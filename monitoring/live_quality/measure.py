@@ -179,7 +179,7 @@ def _load_catalogue(connection: duckdb.DuckDBPyConnection, settings: Settings) -
 def _scratch(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a DuckDB in a file of its own that goes through the disk rather than through memory."""
     with tempfile.TemporaryDirectory(prefix=".quality-", dir=settings.root) as work:
-        options = {
+        options: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": MEMORY_LIMIT,
             "temp_directory": str(Path(work) / "spill"),
             "threads": settings.threads,
