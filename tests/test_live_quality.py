@@ -138,17 +138,20 @@ def test_feedback_that_nobody_could_check_is_settled_by_the_join(settings: Setti
     )):  # fmt: skip
         shop.did(user, item, verdict, at + (n + 1) * MINUTE_US, request, rank=rank)
     shop.did("bob", "i1", "confirm", NOW_US - MINUTE_US, "r2")
+    for user, item in (("ann", "i1"), ("bob", "i2")):  # one id by mistake: each has their own list
+        shop.show("shared", user, [item], at)
+        shop.did(user, "i2", "confirm", at + 60 * MINUTE_US, "shared")
     shop.write()
     report = measure(settings, NOW_US, Extent(since_us=at - DAY_US))
     of = {fate: report.events(fate, kinds=("confirm", "reject")) for fate in
           ("settled", "not_shown", "other_user", "no_record", "too_late")}  # fmt: skip
-    assert of == {"settled": 6, "not_shown": 1, "other_user": 1, "no_record": 1, "too_late": 1}
+    assert of == {"settled": 7, "not_shown": 2, "other_user": 1, "no_record": 1, "too_late": 1}
     unchecked = sum(one.events for one in report.settled if not one.claimed and one.fate == "settled")
-    assert unchecked == 4, "the API had not known these lists"
+    assert unchecked == 5, "the API had not known these lists"
     assert sum(one.rank_differs for one in report.settled) == 1
     confirmed = figures(report).figures["confirmed"]
-    # The last verdict holds: ann's i1 confirmed, i2 rejected; bob's i2 rejected.
-    assert (confirmed.numerator, confirmed.denominator) == (1.0, 3.0)
+    # The last verdict holds: ann's i1 confirmed, i2 rejected; bob's i2 rejected, and confirmed in the other list.
+    assert (confirmed.numerator, confirmed.denominator) == (2.0, 4.0)
 
 
 def test_young_lists_and_unfinished_windows_are_told(settings: Settings) -> None:
