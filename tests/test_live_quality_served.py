@@ -33,7 +33,7 @@ def test_what_an_api_served_and_its_users_did_is_in_the_report(settings: Setting
             verdict = said | {"verdict": "confirm" if n % 4 else "reject"}
             assert api.http.post("/v1/feedback", json={"feedback": [verdict]}).json()["accepted"] == 1
         api.recommend("nobody knows", k=5)
-    wait_until(lambda: len(logged_seqs(settings)) == 40)
+        wait_until(lambda: list(settings.events_dir.glob("day=*/live-*.parquet")) and len(logged_seqs(settings)) == 40)
     now = time.time_ns() // 1000
     report = measure(settings, now, Extent(wait_us=0, window_us=1_000))  # no window is open any more
     assert report.events("settled", "too_late", kinds=("view",)) == 10
