@@ -209,8 +209,11 @@ def test_the_ingest_worker_shows_its_metrics(settings: Settings) -> None:
             return float(lines[0].split()[1])
 
         wait_until(lambda: value("larder_ingest_events_total") == 7)
-        wait_until(lambda: value("larder_redis_used_memory_bytes") > 1e5)
-        assert value("larder_redis_memory_limit_bytes") > value("larder_redis_used_memory_bytes")
+        wait_until(lambda: value('larder_redis_used_memory_bytes{redis="features"}') > 1e5)
+        used, limit = (
+            value(f'larder_redis_{what}_bytes{{redis="features"}}') for what in ("used_memory", "memory_limit")
+        )
+        assert limit > used
         assert value("larder_disk_size_bytes") > value("larder_disk_free_bytes") > 0
         assert value("larder_ingest_watermark_timestamp_seconds") > 1.7e9
     assert not path.exists(), "who ends in order is no target any more"
