@@ -150,8 +150,7 @@ def create_app(
         shadow=shadow,
         traced=traces is not None,
     )
-    edge, new_items = _edge(settings, metrics), NewItems(settings.max_items)
-    stream = connect_events(settings, client)
+    edge, new_items, stream = _edge(settings, metrics), NewItems(settings.max_items), connect_events(settings, client)
     entry = StreamEntry(settings, stream, write_guard, metrics)
     events = EventIntake(settings, entry, new_items, state, metrics, now_us)
     items = ItemIntake(settings, entry, new_items, state, metrics, now_us)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from typer.main import get_command
+
+from larder.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "docker-compose.yml"
@@ -71,3 +74,14 @@ def image_environment(dockerfile: Path) -> dict[str, str]:
 def pins(lock: Path) -> dict[str, str]:
     """Name to version of a lock file."""
     return dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", lock.read_text("utf-8"), re.MULTILINE))
+
+
+def is_command(words: Sequence[Any]) -> bool:
+    """Whether `larder WORDS` is a command."""
+    command: Any = get_command(app)
+    context = command.make_context("larder", ["settings"], obj=None, resilient_parsing=True)
+    for word in words:
+        if str(word).startswith("-"):
+            break
+        command = command.get_command(context, word) if hasattr(command, "get_command") else None
+    return command is not None and not hasattr(command, "get_command")

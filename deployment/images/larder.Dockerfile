@@ -19,7 +19,7 @@ FROM python:3.11.17-slim-bookworm
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
 # Volumes that are mounted here first take these directories' owner.
 RUN useradd --uid 10001 --no-create-home --home-dir /var/lib/larder --shell /usr/sbin/nologin larder \
-  && install -d -o larder -g larder /var/lib/larder /var/lib/larder/monitoring /var/lib/larder/prometheus \
+  && install -d -o larder -g larder /var/lib/larder /var/lib/larder/evidently /var/lib/larder/prometheus \
   /var/lib/larder/prometheus/targets
 COPY --from=build /opt/venv /opt/venv
 COPY --chmod=0755 deployment/images/entrypoint /usr/local/bin/entrypoint
