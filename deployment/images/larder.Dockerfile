@@ -13,6 +13,9 @@ COPY . .
 RUN PYTHONPATH=$(/opt/venv/bin/python -c "import site; print(site.getsitepackages()[0])") \
   pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
   && pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --no-index /wheels/*.whl
+# Tests that libraries carry along, a tenth of all; by name, for in others a folder `tests` is part of the library.
+RUN cd /opt/venv/lib/python3.11/site-packages \
+  && find matplotlib numba numpy pandas pyarrow scipy sklearn statsmodels -type d -name tests -prune -exec rm -rf {} +
 
 FROM python:3.11.17-slim-bookworm
 # OpenMP, for CatBoost and implicit: the one library that comes in no wheel
