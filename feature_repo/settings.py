@@ -71,7 +71,8 @@ class Settings:
     )
     registry_url: str = _doc(
         "",
-        "PostgreSQL of Feast's registry (postgresql://user:password@host/db); empty: an SQLite file.",
+        "PostgreSQL of Feast's registry (postgresql://user:password@host/db; without the password where PGPASSWORD has it); "
+        "empty: an SQLite file.",
     )
     admin_port: int = _doc(8098, "Port of the control plane's own API, on 127.0.0.1 only.")
     metrics_host: str = _doc("127.0.0.1", "Address on which ingest worker and controller show their metrics.")

@@ -227,6 +227,10 @@ def test_targets_of_the_dead_go_with_the_next_start(tmp_path: Path) -> None:
         other.write_text("{")
         mine = dead.with_name("ingest-simulator-7.json")
         assert json.loads(mine.read_text("utf-8"))[0]["targets"] == ["127.0.0.1:7"]
+        named = replace(settings, metrics_name="ingest")  # a container's name
+        with announced(named, "ingest", "0.0.0.0", 9):  # noqa: S104
+            said = json.loads(dead.with_name("ingest-simulator-9.json").read_text("utf-8"))
+            assert said[0]["targets"] == ["ingest:9"]
         with announced(settings, "ingest", HOST, 8):
             assert not dead.exists()
             assert mine.exists()
