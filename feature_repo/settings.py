@@ -71,7 +71,7 @@ class Settings:
     )
     registry_url: str = _doc(
         "",
-        "PostgreSQL of Feast's registry (postgresql://user:password@host/db; without the password where PGPASSWORD has it); "
+        "PostgreSQL of Feast's registry (postgresql://user:password@host/db; no password where PGPASSWORD has it); "
         "empty: an SQLite file.",
     )
     admin_port: int = _doc(8098, "Port of the control plane's own API, on 127.0.0.1 only.")
