@@ -6,6 +6,7 @@ paths become paths below a directory of each service, secrets are files, health 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -72,7 +73,8 @@ class Composed:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for process in reversed(self.running.values()):
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with its children
             process.wait()
         self._cluster.cleanup()
 
@@ -98,7 +100,12 @@ class Composed:
             return
         with (self.home / "logs" / name).open("ab") as log:
             self.running[name] = subprocess.Popen(
-                words, env=self.environment(name), cwd=self._directory(name), stdout=log, stderr=log
+                words,
+                env=self.environment(name),
+                cwd=self._directory(name),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def words(self, name: str, command: list[str] | None = None) -> list[str]:
@@ -148,8 +155,7 @@ class Composed:
         """Run the health check once."""
         test = self.services[name]["healthcheck"]["test"][1:]
         words = [self.translated(name, str(word)) for word in test]
-        if words[0] == "redis-cli":
-            words[1:1] = ["-h", self.address[name]]
+        words = [word.replace("redis-cli ", f"redis-cli -h {self.address[name]} ") for word in words]
         if words[0] == "nc" and shutil.which("nc") is None:  # busybox of the image has it
             code = "import socket, sys; socket.create_connection(sys.argv[1:3], 2)"
             words = [sys.executable, "-c", code, *words[2:]]

@@ -136,9 +136,10 @@ def test_who_needs_another_waits_until_it_is_healthy() -> None:
         name: set(re.findall(r"(?<=[/@])[a-z-]+(?=:\d)", json.dumps(service))) for name, service in SERVICES.items()
     }
     assert "postgres" in hosts["mlflow"]
-    for service in SERVICES.values():
+    for name, service in SERVICES.items():
         for needed, how in service.get("depends_on", {}).items():
-            assert how == {"condition": "service_healthy"}
+            assert how["condition"] == "service_healthy"
+            assert how.get("restart", False) == (name == "proxy")
             assert needed in RUNNING
     for name in OURS:
         if name != "evidently":

@@ -6,6 +6,7 @@ Where PostgreSQL, HAProxy, Prometheus or Alertmanager is not installed, what nee
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -64,6 +65,8 @@ class Webhook:
 
 @pytest.fixture(scope="module")
 def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
+    if sys.platform != "linux":
+        pytest.skip("only Linux has all of 127.0.0.0/8 on its loopback interface")
     with Webhook() as webhook, Composed(tmp_path_factory.mktemp("composed"), webhook.url) as composed:
         composed.alerts = webhook.received
         started = [*FIRST, *THEN]
