@@ -91,9 +91,14 @@ docs: setup ## Write the generated pages: docs/features.md, docs/settings.md, Gr
 	$(BIN)/larder settings --markdown > docs/settings.md
 	$(BIN)/python -m monitoring.dashboards
 
-lock: setup ## Resolve pyproject.toml again into requirements.lock (needs a package index)
+lock: setup ## Resolve pyproject.toml again into the three lock files (needs a package index)
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate --all-extras \
 	  --python-version 3.11 pyproject.toml -o requirements.lock
+	@# What images have, in the same versions: no tests, no linters, no JAX; MLflow's has MLflow alone.
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate --extra tracing \
+	  --python-version 3.11 --constraint requirements.lock pyproject.toml -o requirements-run.lock
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	  --python-version 3.11 --constraint requirements.lock mlflow/requirements.in -o mlflow/requirements.lock
 
 clean: ## Remove caches, build output and .venv; data in .larder stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis catboost_info

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -17,20 +16,19 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
-import pyarrow as pa
 import redis
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from feature_repo.errors import ConflictError, UnavailableError
-from feature_repo.events import LOG_SCHEMA, SEQ_COUNTER_BITS
+from feature_repo.events import SEQ_COUNTER_BITS
 from feature_repo.expiry_sweep import ExpirySweep
 from feature_repo.ingest_log import LiveLog
 from feature_repo.ingest_write import BatchWriter
-from feature_repo.item_changes import ItemChange
-from feature_repo.micro_batch import MicroBatch
+from feature_repo.micro_batch import MicroBatch, warm_up
 from feature_repo.online_keys import checked_project, status_key, watermark_key
 from feature_repo.quarantine import QuarantineDrain
 from feature_repo.read_ahead import ReadAhead
+from feature_repo.redis_failures import passes
 from feature_repo.redis_memory import memory_use
 from feature_repo.row_index import refuse_earlier_rows
 from feature_repo.settings import Settings
@@ -48,9 +46,6 @@ LOG_EVERY_S: Final = 2.0
 STATUS_EVERY_S: Final = 1.0
 TIDY_EVERY_S: Final = 20.0
 _RETRY_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
-#: Errors of Redis that pass by themselves: full, its disk full, being replaced, starting. Inside a script they come as
-#: plain errors with the code in the text; they strike before the first write of a script, so it wrote nothing.
-_PASSING_CODES = re.compile(r"\b(OOM|MISCONF|READONLY|UNBLOCKED|LOADING|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|TRYAGAIN)\b")
 
 
 @dataclass(slots=True)
@@ -84,9 +79,11 @@ class IngestStatus:
     current_ms: int = 0
     #: Events per second over the last second.
     rate: float = 0.0
-    #: Memory Redis uses, and may use (`redis_memory.memory_use`).
+    #: Memory Redis uses, and may use (`redis_memory.memory_use`); then that of the events' Redis, if there is one.
     redis_used_bytes: int = 0
     redis_limit_bytes: int = 0
+    events_redis_used_bytes: int = 0
+    events_redis_limit_bytes: int = 0
 
 
 def read_status(client: redis.Redis, project: str) -> IngestStatus | None:
@@ -113,21 +110,31 @@ class IngestWorker:
         Project and directories.
     client
         Client of the project's Redis for raw bytes, with a timeout of seconds rather than a request's.
+    events
+        Client of the Redis that has the stream and the quarantine; None: the same.
     batch_events
         Events folded at a time.
     """
 
-    def __init__(self, settings: Settings, client: redis.Redis, *, batch_events: int = BATCH_EVENTS) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        client: redis.Redis,
+        *,
+        events: redis.Redis | None = None,
+        batch_events: int = BATCH_EVENTS,
+    ) -> None:
         self._settings = settings
         self._project = checked_project(settings.project)
         self._client = client
         self._batch_events = batch_events
-        self._stream = StreamReader(client, settings.project)
+        self._events = events or client
+        self._stream = StreamReader(self._events, settings.project)
         self._ahead: ReadAhead[tuple[StreamBatch, MicroBatch]] = ReadAhead(self._prepared)
         self._kept = KeptBatches(LOG_EVENTS + batch_events)
         self._rows = BatchWriter(client, settings.project)
         self._expired = ExpirySweep(client, settings.project, start=_now_ms())
-        self._quarantine = QuarantineDrain(settings, client)
+        self._quarantine = QuarantineDrain(settings, self._events)
         self._log: LiveLog | None = None
         self._attempted = 0
         self._unlogged = 0
@@ -151,6 +158,7 @@ class IngestWorker:
             refuse_earlier_rows(self._client, self._project)
             self.status.started_ms = _now_ms()
             self.status.watermark = self._attempted = self._read_watermark()
+            self._stream.go_on_after(self.status.watermark)
             self.flush()
             self._publish()
         except RedisError as error:
@@ -265,7 +273,7 @@ class IngestWorker:
                     self._maintain()
                     failures = 0
                 except (RedisError, OSError) as error:
-                    if not _passes(error):
+                    if not passes(error):
                         raise
                     self.status.redis_errors += 1
                     if not failures:
@@ -298,6 +306,7 @@ class IngestWorker:
         if place not in (self.status.watermark, self._attempted):
             raise self._fenced()
         self.status.watermark = place
+        self._stream.go_on_after(place)
 
     def _read_watermark(self) -> int:
         raw: Any = self._client.get(watermark_key(self._project))
@@ -364,6 +373,8 @@ class IngestWorker:
         self.status.rate = round((self.status.events - events) / (now - then), 1) if then else 0.0
         self._rate_from = (now, self.status.events)
         self.status.redis_used_bytes, self.status.redis_limit_bytes = memory_use(self._client)
+        if self._events is not self._client:
+            self.status.events_redis_used_bytes, self.status.events_redis_limit_bytes = memory_use(self._events)
         self.status.updated_ms = _now_ms()
         self._client.set(status_key(self._project), msgspec.json.encode(self.status))
 
@@ -375,23 +386,6 @@ class IngestWorker:
             self._publish()
         except (RedisError, OSError) as error:
             logger.warning("ingest ends without completing the log (the next start does): %s", error)
-
-
-def warm_up() -> None:
-    """Compile the fold (or load it compiled), so that the first event does not wait for it."""
-    types = {"string": "x", "double": 1.0, "int64": 1, "timestamp[us, tz=UTC]": 1}
-    columns: dict[str, Any] = {f.name: [types[str(f.type)]] for f in LOG_SCHEMA} | {"event_type": ["view"]}
-    table = pa.table([pa.array(columns[f.name], f.type) for f in LOG_SCHEMA], schema=LOG_SCHEMA)
-    work = MicroBatch("warm-up", table, [(1, ItemChange("x", "x", 1))])
-    work.fold([[None] * 1 for _ in work.read_commands()])
-    work.rows()
-
-
-def _passes(error: Exception) -> bool:
-    """Tell a failure that waiting cures (Redis away, full or starting) from a wrong key or a broken script."""
-    if isinstance(error, ResponseError):
-        return isinstance(error, OutOfMemoryError | ReadOnlyError) or bool(_PASSING_CODES.search(str(error)))
-    return True
 
 
 def _now_ms() -> int:

@@ -38,12 +38,6 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[IngestStatus], float]], ...]] = (
         lambda said: (said.watermark >> SEQ_COUNTER_BITS) / 1e3,
     ),
     ("ingest_log_lag_seconds", "How far the offline log is behind the features", _log_lag_s),
-    ("redis_used_memory_bytes", "Memory Redis uses", lambda said: said.redis_used_bytes),
-    (
-        "redis_memory_limit_bytes",
-        "Memory Redis may use: its maxmemory, else the machine's",
-        lambda said: said.redis_limit_bytes,
-    ),
 )
 
 
@@ -69,6 +63,18 @@ class IngestMetrics(Collector):
             yield CounterMetricFamily(f"larder_{name}", text, count(said))
         for name, text, value in _GAUGES:
             yield GaugeMetricFamily(f"larder_{name}", text, value(said))
+        used = GaugeMetricFamily("larder_redis_used_memory_bytes", "Memory Redis uses", labels=["redis"])
+        limit = GaugeMetricFamily(
+            "larder_redis_memory_limit_bytes",
+            "Memory Redis may use: its maxmemory, else the machine's",
+            labels=["redis"],
+        )
+        used.add_metric(["features"], said.redis_used_bytes)
+        limit.add_metric(["features"], said.redis_limit_bytes)
+        if said.events_redis_limit_bytes:
+            used.add_metric(["events"], said.events_redis_used_bytes)
+            limit.add_metric(["events"], said.events_redis_limit_bytes)
+        yield from (used, limit)
         disk = shutil.disk_usage(self._directory)
         yield GaugeMetricFamily("larder_disk_free_bytes", "Free space where the offline log is", disk.free)
         yield GaugeMetricFamily("larder_disk_size_bytes", "Size of that disk", disk.total)

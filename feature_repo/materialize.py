@@ -34,11 +34,12 @@ from feature_repo.online_keys import (
 )
 from feature_repo.packed_row import pack_rows
 from feature_repo.packed_tail import CatalogItem, pack_catalog, pack_recent_runs
-from feature_repo.redis_scripts import connect, script_text
+from feature_repo.redis_scripts import both_connected, script_text
 from feature_repo.row_index import delete_rows, refuse_earlier_rows
 from feature_repo.row_scripts import ViewRows
 from feature_repo.row_writer import write_rows
 from feature_repo.settings import Settings
+from feature_repo.stream_reader import continue_after
 from feature_repo.views import CATALOG_FIELDS, CATALOG_VIEW, FOLD_VIEWS, RECENT_EVENTS, RECENT_VIEW, USER_STATS, View
 
 #: Rows read, packed and written at a time.
@@ -116,23 +117,22 @@ def materialize(settings: Settings, on_progress: Callable[[int, int], None] | No
     _check_past(manifest)
     base = hashlib.sha256(f"{manifest.history}|{sorted(manifest.layouts.items())}".encode()).hexdigest()[:16]
     try:
-        with closing(connect(settings, timeout_ms=_TIMEOUT_MS)) as client:
+        with both_connected(settings, timeout_ms=_TIMEOUT_MS) as (client, events):
             refuse_earlier_rows(client, project)
             reason = _rebuild_reason(client, project, base)
             alone: AbstractContextManager[Any] = closing(LiveLog(settings)) if reason else nullcontext()
             with alone:
-                _check_nothing_passed_over(client, settings, manifest, rebuild=bool(reason))
+                _check_nothing_passed_over((client, events), settings, manifest, rebuild=bool(reason))
                 if reason:
                     client.set(base_key(project), "rebuilding")
                     for view in _VIEWS:
                         delete_rows(client, project, view)
                     client.delete(changed_key(project))
                 rows, written = _write_all(client, settings, manifest, on_progress)
+                # The stream first: an event that comes in between is after the watermark, wherever that stands.
+                continue_after(events, events_key(project), manifest.last_seq)
                 advance = client.register_script(script_text("watermark_advance"))
-                watermark = advance(
-                    keys=[watermark_key(project), events_key(project)],
-                    args=[manifest.last_seq, stream_id_of(manifest.last_seq), int(bool(reason))],
-                )
+                watermark = advance(keys=[watermark_key(project)], args=[manifest.last_seq, int(bool(reason))])
                 client.set(base_key(project), base)
     except (RedisError, OSError) as error:
         raise UnavailableError(f"materialise failed, repeat it: {type(error).__name__}: {error}") from error
@@ -157,16 +157,19 @@ def _check_past(manifest: Manifest) -> None:
         )
 
 
-def _check_nothing_passed_over(client: redis.Redis, settings: Settings, manifest: Manifest, *, rebuild: bool) -> None:
+def _check_nothing_passed_over(
+    clients: tuple[redis.Redis, redis.Redis], settings: Settings, manifest: Manifest, *, rebuild: bool
+) -> None:
     """Refuse where an accepted event is neither in the offline store nor folded by ingest afterwards."""
     logged, last = log_watermark(settings.events_dir), manifest.last_seq
     if rebuild and (logged > last or log_watermark(settings.item_changes_dir) > manifest.item_seq):
         raise ConflictError(
             "the event log reaches further than the offline store; run `larder features backfill`, then materialise"
         )
-    folded: Any = client.get(watermark_key(settings.project))
+    features, events = clients
+    folded: Any = features.get(watermark_key(settings.project))
     done = max(logged, 0 if rebuild else int(folded or 0))
-    if done < last and client.xrange(
+    if done < last and events.xrange(
         events_key(settings.project), f"({stream_id_of(done)}", stream_id_of(last), count=1
     ):
         raise ConflictError(

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from feature_repo.events import EventType
+from feature_repo.events import LOG_SCHEMA, EventType
 from feature_repo.fold import I64, Mask, State, encode_events, fold_events, new_state, touches
 from feature_repo.item_changes import CatalogState, ItemChange, changed
 from feature_repo.online_keys import row_keys
@@ -209,3 +209,13 @@ def _state(view: View, values: list[bytes | None]) -> State:
     state.ints[rows.present] = rows.ints[rows.present]
     state.floats[rows.present] = rows.floats[rows.present]
     return state
+
+
+def warm_up() -> None:
+    """Compile the fold (or load it compiled), so that the first event does not wait for it."""
+    types = {"string": "x", "double": 1.0, "int64": 1, "timestamp[us, tz=UTC]": 1}
+    columns: dict[str, Any] = {f.name: [types[str(f.type)]] for f in LOG_SCHEMA} | {"event_type": ["view"]}
+    table = pa.table([pa.array(columns[f.name], f.type) for f in LOG_SCHEMA], schema=LOG_SCHEMA)
+    work = MicroBatch("warm-up", table, [(1, ItemChange("x", "x", 1))])
+    work.fold([[None] * 1 for _ in work.read_commands()])
+    work.rows()

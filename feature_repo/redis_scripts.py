@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -39,6 +41,25 @@ def connect(settings: Settings, *, timeout_ms: int | None = None) -> redis.Redis
     """
     timeout_ms = settings.redis_timeout_ms if timeout_ms is None else timeout_ms
     return connect_to(settings.redis_host, settings.redis_port, timeout_ms, cluster=settings.redis_cluster)
+
+
+def connect_events(settings: Settings, *, timeout_ms: int | None = None) -> redis.Redis:
+    """Return a client of the Redis that has the event stream and the quarantine: its own, or the features' Redis."""
+    if not settings.events_redis_host:
+        return connect(settings, timeout_ms=timeout_ms)
+    timeout_ms = settings.redis_timeout_ms if timeout_ms is None else timeout_ms
+    return connect_to(settings.events_redis_host, settings.events_redis_port, timeout_ms)
+
+
+@contextmanager
+def both_connected(settings: Settings, *, timeout_ms: int) -> Iterator[tuple[redis.Redis, redis.Redis]]:
+    """Yield a client of the features' Redis and one of the events'; they are the same where there is one Redis."""
+    with closing(connect(settings, timeout_ms=timeout_ms)) as features:
+        if not settings.events_redis_host:
+            yield features, features
+            return
+        with closing(connect_events(settings, timeout_ms=timeout_ms)) as events:
+            yield features, events
 
 
 def connect_async(settings: Settings, *, timeout_ms: int | None = None) -> redis.asyncio.Redis:

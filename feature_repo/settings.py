@@ -28,9 +28,15 @@ class Settings:
     home: Path = _doc(Path(".larder"), "Directory of everything Larder writes: services' data, logs, offline store.")
     project: str = _doc("simulator", "Name of the shop; its data, features, plan and models are kept apart.")
     data_dir: Path = _doc(Path("../shared/data"), "Directory of the real data sets (env DATA_DIR is read as well).")
-    redis_host: str = _doc("127.0.0.1", "Host of the Redis that holds features, the event stream and the plan.")
+    redis_host: str = _doc("127.0.0.1", "Host of the Redis that holds features and the plan.")
     redis_port: int = _doc(6399, "Port of that Redis; the embedded one takes the next free port if it is in use.")
-    redis_cluster: bool = _doc(False, "Whether that Redis is a node of a Redis Cluster; true or false.")
+    events_redis_host: str = _doc(
+        "",
+        "Host of a Redis of its own for what comes in: the event stream and the API's quarantine; empty: the one above "
+        "has them too. Never a cluster.",
+    )
+    events_redis_port: int = _doc(6379, "Port of that second Redis, where there is one.")
+    redis_cluster: bool = _doc(False, "Whether the Redis of the features is a node of a Redis Cluster; true or false.")
     redis_timeout_ms: int = _doc(50, "Longest wait for Redis inside a request.")
     request_budget_ms: int = _doc(
         100,
@@ -63,8 +69,16 @@ class Settings:
         "",
         "PostgreSQL of plan, ledger and rollouts (postgresql://user:password@host/db); empty: an SQLite file.",
     )
+    registry_url: str = _doc(
+        "",
+        "PostgreSQL of Feast's registry (postgresql://user:password@host/db; no password where PGPASSWORD has it); "
+        "empty: an SQLite file.",
+    )
     admin_port: int = _doc(8098, "Port of the control plane's own API, on 127.0.0.1 only.")
     metrics_host: str = _doc("127.0.0.1", "Address on which ingest worker and controller show their metrics.")
+    metrics_name: str = _doc(
+        "", "Name under which Prometheus reaches this process, in containers; empty: the address it listens on."
+    )
     ingest_metrics_port: int = _doc(8097, "Port of the ingest worker's metrics; the next free one if it is in use.")
     control_metrics_port: int = _doc(8096, "Port of the controller's metrics; the next free one if it is in use.")
     prometheus_port: int = _doc(9090, "Port of the Prometheus that `larder services up --prometheus` starts.")
@@ -147,6 +161,11 @@ class Settings:
     @property
     def registry_uri(self) -> str:
         """SQLAlchemy URL of Feast's SQL registry."""
+        if self.registry_url:
+            scheme, _, rest = self.registry_url.partition("://")
+            if scheme not in ("postgresql", "postgres", "postgresql+psycopg") or not rest:
+                raise SettingsError("setting registry_url must look like postgresql://user@host:5432/database")
+            return f"postgresql+psycopg://{rest}"
         return f"sqlite:///{(self.root / 'registry.db').resolve()}"
 
     @property

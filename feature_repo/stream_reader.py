@@ -11,6 +11,7 @@ import redis
 from feature_repo.events import stream_id_of
 from feature_repo.online_keys import events_key
 from feature_repo.packed_commands import ask
+from feature_repo.redis_scripts import script_text
 from feature_repo.stream import Entry, StreamBatch
 
 #: Entries per reading of what is not logged: Redis answers nobody else meanwhile.
@@ -23,7 +24,7 @@ class StreamReader:
     Parameters
     ----------
     client
-        Client of the project's Redis for raw bytes.
+        Client for raw bytes of the Redis that has the stream.
     project
         Name of the project.
     """
@@ -31,6 +32,11 @@ class StreamReader:
     def __init__(self, client: redis.Redis, project: str) -> None:
         self._client = client
         self._key = events_key(project)
+
+    def go_on_after(self, seq: int) -> None:
+        """Make ids of further entries come after `seq`: a stream that was lost begins anew, by the server's clock."""
+        if seq:
+            continue_after(self._client, self._key, seq)
 
     def after(self, seq: int, count: int, wait_ms: int = 0) -> list[Entry]:
         """Return up to `count` entries after `seq`; where there are none, wait for some for `wait_ms`."""
@@ -55,6 +61,17 @@ class StreamReader:
         """Return how many entries the stream has."""
         answers: list[Any] = ask(self._client, [("XLEN", self._key)])
         return int(answers[0])
+
+
+def continue_after(client: redis.Redis, key: str, seq: int) -> None:
+    """Make ids of further entries of a stream come after `seq`; nothing where they do.
+
+    Raises
+    ------
+    redis.exceptions.RedisError
+        If Redis fails; repeating is safe.
+    """
+    client.register_script(script_text("stream_after"))(keys=[key], args=[stream_id_of(seq)])
 
 
 def _as_sent(entries: list[Any]) -> list[Entry]:

@@ -75,6 +75,7 @@ def announced(settings: Settings, role: Role, host: str, port: int) -> Iterator[
     for path in directory.glob(f"{role}-{settings.project}-*.json"):
         if not _lives(path):
             path.unlink(missing_ok=True)
+    host = settings.metrics_name or host
     host = "127.0.0.1" if host in {"0.0.0.0", "::", "localhost"} else host  # noqa: S104 - told apart, not bound
     labels = {"job": f"larder-{role}", "project": settings.project, "__pid": str(os.getpid())}
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -41,7 +41,7 @@ from serving.metrics import Metrics
 from serving.observed import observe
 from serving.protocol import EDGE, Edge
 from serving.recommend import RecommendationService
-from serving.redis_client import BACKGROUND_TIMEOUT_S, RedisGuard, connect, open_pipe
+from serving.redis_client import BACKGROUND_TIMEOUT_S, RedisGuard, connect, connect_events, open_pipe
 from serving.release_loader import ReleaseLoader
 from serving.rollout_status import rollout_status_key
 from serving.routes_admin import admin_routes
@@ -150,8 +150,8 @@ def create_app(
         shadow=shadow,
         traced=traces is not None,
     )
-    edge, new_items = _edge(settings, metrics), NewItems(settings.max_items)
-    entry = StreamEntry(settings, client, write_guard, metrics)
+    edge, new_items, stream = _edge(settings, metrics), NewItems(settings.max_items), connect_events(settings, client)
+    entry = StreamEntry(settings, stream, write_guard, metrics)
     events = EventIntake(settings, entry, new_items, state, metrics, now_us)
     items = ItemIntake(settings, entry, new_items, state, metrics, now_us)
     history = StatusHistory(metrics, state, (guard, write_guard))
@@ -198,8 +198,8 @@ def create_app(
             await asyncio.to_thread(impressions.stop)
             await asyncio.to_thread(explainer.stop)
             await pipe.aclose()
-            if redis is None:
-                await client.aclose()
+            for own in {stream, client} - {redis}:
+                await own.aclose()
 
     app = FastAPI(
         title="Larder",

@@ -28,10 +28,21 @@ _FAIR_S = 0.03
 
 def connect(settings: Settings) -> Redis:
     """Return a client that never retries; redis-py's defaults hang for seconds."""
+    return _client(settings, settings.redis_host, settings.redis_port)
+
+
+def connect_events(settings: Settings, features: Redis) -> Redis:
+    """Return a client of the Redis that has the event stream: `features` itself where there is one Redis."""
+    if not settings.events_redis_host:
+        return features
+    return _client(settings, settings.events_redis_host, settings.events_redis_port)
+
+
+def _client(settings: Settings, host: str, port: int) -> Redis:
     return Redis.from_pool(  # unlike `connection_pool=`, closing the client closes the pool
         BlockingConnectionPool(
-            host=settings.redis_host,
-            port=settings.redis_port,
+            host=host,
+            port=port,
             max_connections=_MAX_CONNECTIONS,
             timeout=BACKGROUND_TIMEOUT_S,
             socket_timeout=BACKGROUND_TIMEOUT_S,

@@ -22,15 +22,9 @@ from larder.services.ports import HOST, any_free_port
 @contextmanager
 def postgres_server() -> Iterator[tuple[str, int]]:
     """Make a cluster and run it; yields its URL and the server's process id."""
-    initdb, postgres = _program("initdb"), _program("postgres")
+    postgres = postgres_program("postgres")
     with tempfile.TemporaryDirectory(prefix="larder-postgres-") as name:
-        data, prefix = Path(name) / "data", _as_nobody(Path(name))
-        made = subprocess.run(
-            [*prefix, initdb, "-D", data, "-U", "larder", "-A", "trust", "-E", "UTF8", "--no-sync"],
-            cwd=name, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if made.returncode:
-            pytest.skip(f"initdb: {made.stderr.strip()[-300:]}")
+        data, prefix = initialised(Path(name), ["-U", "larder", "-A", "trust"])
         port = any_free_port()
         options = {"listen_addresses": HOST, "unix_socket_directories": "", "fsync": "off", "max_connections": "60"}
         command = [*prefix, postgres, "-D", data, "-p", str(port)]
@@ -46,7 +40,19 @@ def postgres_server() -> Iterator[tuple[str, int]]:
                 server.send_signal(signal.SIGINT)  # "fast": what is connected is cut off
 
 
-def _program(name: str) -> str:
+def initialised(directory: Path, options: list[str]) -> tuple[Path, list[str]]:
+    """Make a cluster in an empty directory; return it, and what its programs' commands must begin with."""
+    initdb, data, prefix = postgres_program("initdb"), directory / "data", _as_nobody(directory)
+    made = subprocess.run(
+        [*prefix, initdb, "-D", data, "-E", "UTF8", "--no-sync", *options],
+        cwd=directory, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if made.returncode:
+        pytest.skip(f"initdb: {made.stderr.strip()[-300:]}")
+    return data, prefix
+
+
+def postgres_program(name: str) -> str:
     places = [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
     found = shutil.which(name) or shutil.which(name, path=os.pathsep.join(places))
     if found is None:
@@ -55,14 +61,15 @@ def _program(name: str) -> str:
 
 
 def _as_nobody(directory: Path) -> list[str]:
-    """Return how to run a program as a user that owns the directory and is not root."""
+    """Return how to run a program as a user that owns the directory (and what is in it) and is not root."""
     if os.geteuid() != 0:
         return []
     tool = shutil.which("setpriv")
     if tool is None:
         pytest.skip("PostgreSQL does not run as root, and there is no setpriv to run it as another user")
     user = pwd.getpwnam("nobody")
-    os.chown(directory, user.pw_uid, user.pw_gid)
+    for path in (directory, *directory.iterdir()):
+        os.chown(path, user.pw_uid, user.pw_gid)
     return [tool, f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
 
 

@@ -217,8 +217,11 @@ def test_the_ingest_worker_shows_its_metrics(settings: Settings) -> None:
             return float(lines[0].split()[1])
 
         wait_until(lambda: value("larder_ingest_events_total") == 7)
-        wait_until(lambda: value("larder_redis_used_memory_bytes") > 1e5)
-        assert value("larder_redis_memory_limit_bytes") > value("larder_redis_used_memory_bytes")
+        wait_until(lambda: value('larder_redis_used_memory_bytes{redis="features"}') > 1e5)
+        used, limit = (
+            value(f'larder_redis_{what}_bytes{{redis="features"}}') for what in ("used_memory", "memory_limit")
+        )
+        assert limit > used
         assert value("larder_disk_size_bytes") > value("larder_disk_free_bytes") > 0
         assert value("larder_ingest_watermark_timestamp_seconds") > 1.7e9
     assert not path.exists(), "who ends in order is no target any more"
@@ -232,6 +235,10 @@ def test_targets_of_the_dead_go_with_the_next_start(tmp_path: Path) -> None:
         other.write_text("{")
         mine = dead.with_name("ingest-simulator-7.json")
         assert json.loads(mine.read_text("utf-8"))[0]["targets"] == ["127.0.0.1:7"]
+        named = replace(settings, metrics_name="ingest")  # a container's name
+        with announced(named, "ingest", "0.0.0.0", 9):  # noqa: S104
+            said = json.loads(dead.with_name("ingest-simulator-9.json").read_text("utf-8"))
+            assert said[0]["targets"] == ["ingest:9"]
         with announced(settings, "ingest", HOST, 8):
             assert not dead.exists()
             assert mine.exists()

@@ -90,6 +90,15 @@ def test_projects_do_not_share_paths() -> None:
     assert one.model_name != other.model_name
 
 
+def test_feasts_registry_is_a_file_or_postgresql() -> None:
+    assert Settings(project="shop").registry_uri.startswith("sqlite:///")
+    for url in ("postgresql://larder@db:5432/feast", "postgresql+psycopg://larder@db:5432/feast"):
+        assert Settings(registry_url=url).registry_uri == "postgresql+psycopg://larder@db:5432/feast"
+    for wrong in ("mysql://db/feast", "feast", "postgresql://"):
+        with pytest.raises(SettingsError, match="registry_url must look like"):
+            _ = Settings(registry_url=wrong).registry_uri
+
+
 def test_every_setting_does_something() -> None:
     """A setting that no code reads would be a promise nobody keeps."""
     root = Path(__file__).parent.parent

@@ -164,10 +164,10 @@ def _show_refused(settings: Settings) -> None:
     import pyarrow.parquet as pq
 
     from feature_repo.quarantine import refused_counts
-    from feature_repo.redis_scripts import connect
+    from feature_repo.redis_scripts import connect_events
 
     try:
-        with closing(connect(settings, timeout_ms=2_000)) as client:
+        with closing(connect_events(settings, timeout_ms=2_000)) as client:
             counts = refused_counts(client, settings.project)
     except UnavailableError as error:
         print(f"  what the API refused is not known: {error}")

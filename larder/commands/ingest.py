@@ -33,7 +33,7 @@ def run(ctx: typer.Context) -> None:
 
     from feature_repo.ingest import IngestWorker
     from feature_repo.ingest_metrics import IngestMetrics
-    from feature_repo.redis_scripts import connect
+    from feature_repo.redis_scripts import both_connected
     from larder.exposition import exposed
     from serving.logs import configure_logging
 
@@ -46,8 +46,8 @@ def run(ctx: typer.Context) -> None:
     def ready(status: IngestStatus) -> None:
         print(f"ingest ready: project {settings.project}, watermark {status.watermark}", flush=True)
 
-    with closing(connect(settings, timeout_ms=_TIMEOUT_MS)) as client:
-        worker = IngestWorker(settings, client)
+    with both_connected(settings, timeout_ms=_TIMEOUT_MS) as (client, events):
+        worker = IngestWorker(settings, client, events=events)
         registry = CollectorRegistry()
         registry.register(IngestMetrics(lambda: worker.status, settings.home))
         with exposed(settings, "ingest", registry, settings.ingest_metrics_port):

@@ -6,7 +6,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -22,7 +21,7 @@ from feature_repo.event_rules import normalise_id, shown
 from feature_repo.events import QUARANTINE_SCHEMA
 from feature_repo.item_changes import ItemChange
 from feature_repo.online_reader import OnlineReader
-from feature_repo.redis_scripts import connect
+from feature_repo.redis_scripts import both_connected
 from feature_repo.settings import Settings
 from feature_repo.stream import SEEN_S, Append, AppendResult, run_appends
 from larder.loading.files import Row, RowFile
@@ -158,8 +157,8 @@ def load_events(
         If Redis stayed away; what was confirmed until then is in the message.
     """
     file = RowFile.open(path)
-    with closing(connect(settings, timeout_ms=_TIMEOUT_MS)) as client:
-        table, new_items = _table(client, settings), NewItems(settings.max_items)
+    with both_connected(settings, timeout_ms=_TIMEOUT_MS) as (features, client):
+        table, new_items = _table(features, settings), NewItems(settings.max_items)
 
         def prepare(row: Row, now_us: int) -> dict[str, Any]:
             event = _event(row.fields, table, now_us, f"load-{file.digest}-{row.number}")
@@ -184,8 +183,8 @@ def load_items(
 ) -> LoadReport:
     """Load a file of catalogue entries; the parameters are those of `load_events`."""
     file = RowFile.open(path)
-    with closing(connect(settings, timeout_ms=_TIMEOUT_MS)) as client:
-        table, new_items = _table(client, settings), NewItems(settings.max_items)
+    with both_connected(settings, timeout_ms=_TIMEOUT_MS) as (features, client):
+        table, new_items = _table(features, settings), NewItems(settings.max_items)
 
         def prepare(row: Row, now_us: int) -> ItemChange:
             change = prepare_change(row.fields, now_us, f"load-{file.digest}-{row.number}")
