@@ -120,6 +120,14 @@ class Settings:
     impression_all_candidates_share: float = _doc(
         0.01, "Share of requests for which that log keeps what the model saw of all candidates, not of the list only."
     )
+    exploration: str = _doc(
+        "none",
+        "How declared places of a list are drawn, in every arm alike: none, epsilon or thompson (docs/off-policy.md).",
+    )
+    exploration_ranks: str = _doc("5", "Those places, 1-based, several with commas.")
+    exploration_epsilon: float = _doc(0.1, "Share of their draws that is uniform, between 0 and 1.")
+    exploration_pool: str = _doc("below", "What is drawn: the candidates below the list, or the new ones of them.")
+    exploration_pool_size: int = _doc(20, "Candidates that may be drawn in one list, dealt out to its places.")
     seed: int = _doc(11, "Seed of everything random in training and evaluation.")
     threads: int = _doc(2, "Threads for training; pinned so that results repeat.")
 

@@ -27,6 +27,7 @@ from serving.cors import allowed_origins, install_cors
 from serving.drain import Drain
 from serving.event_intake import EventIntake
 from serving.explainer import Explainer
+from serving.exploration import exploration_of
 from serving.feature_reads import FeatureReads
 from serving.feedback_intake import FeedbackIntake
 from serving.hidden_items import load_hidden, remember_hidden
@@ -149,6 +150,7 @@ def create_app(
         budget_s=settings.request_budget_ms / 1000 if settings.request_budget_ms else math.inf,
         shadow=shadow,
         traced=traces is not None,
+        exploration=exploration_of(settings),
     )
     edge, new_items, stream = _edge(settings, metrics), NewItems(settings.max_items), connect_events(settings, client)
     entry = StreamEntry(settings, stream, write_guard, metrics)

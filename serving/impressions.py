@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_repo.rows import UserRows
+from serving.cascade.exploration import ExploredSlot
 from serving.cascade.recommender import RankedItem
 
 I32 = npt.NDArray[np.int32]
@@ -93,6 +94,11 @@ class Impressions:
         Why the assigned arm did not answer well; None where it did. The user got a list all the same.
     epoch
         Epoch of the plan obeyed; 0 where there was none.
+    propensities
+        Probability with which each item came to its rank, in the order of `items`; 1 where nothing was drawn. None
+        where nothing was explored, or in records from before there was exploration.
+    explored
+        What could have stood in the drawn places, for off-policy evaluation.
     """
 
     request_id: str
@@ -112,6 +118,8 @@ class Impressions:
     latency_ms: float | None = None
     failure: Failure | None = None
     epoch: int = 0
+    propensities: list[float] | None = None
+    explored: list[ExploredSlot] | None = None
 
 
 class SeenRecord(msgspec.Struct, frozen=True):
@@ -172,6 +180,8 @@ class ImpressionRecord(msgspec.Struct, frozen=True):
     latency_ms: float | None = None
     failure: Failure | None = None
     epoch: int = 0
+    propensities: list[float] | None = None
+    explored: list[ExploredSlot] | None = None
 
 
 class ShadowRecord(msgspec.Struct, frozen=True):

@@ -7,25 +7,26 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 
 from feature_repo.errors import UnavailableError
 from feature_repo.events import Repeats
-from feature_repo.rows import Rows, UserRows, null_rows
-from feature_repo.services import service_hash
+from feature_repo.rows import UserRows, null_rows
 from feature_repo.views import USER_ITEM
 from serving.answers import ExplainedItem, Level, Reason, Recommendations
 from serving.assignment import ArmName
-from serving.cascade.explanation import explain_unscored
+from serving.cascade.explanation import EXPLORED, explain_unscored
+from serving.cascade.exploration import Exploration, ExploredSlot, Exploring, propensities_of
 from serving.cascade.items import ItemTable
-from serving.cascade.recommender import Draft, RankedItem, Slate
+from serving.cascade.recommender import RankedItem, Slate
 from serving.cascade.rerank import DiversityKind
 from serving.child_scorer.child import CandidateError, ChildScorer
 from serving.child_scorer.ranking import Asked, rank
 from serving.explainer import Explainer
+from serving.exploration import before_exploration
 from serving.feature_reads import FeatureReads
 from serving.impression_log import ImpressionLog
 from serving.impressions import NOT_READ, Failure, Impressions, Seen, keeps_all_candidates
@@ -33,6 +34,7 @@ from serving.metrics import Metrics
 from serving.plan import Arm
 from serving.popular import popular_in_file, popular_in_table
 from serving.request_id import answer_id
+from serving.seen import seen_of
 from serving.shadow import Shadow
 from serving.state import Release, ServingState
 from serving.tracing import note_served
@@ -70,6 +72,7 @@ class _Served:
     failure: Failure | None = None
     marks: tuple[float, ...] = ()  # ends of its stages, for traces (tracing.py)
     explained: float | None = None
+    explored: tuple[ExploredSlot, ...] = ()
 
 
 class RecommendationService:
@@ -89,6 +92,7 @@ class RecommendationService:
         budget_s: float = math.inf,
         shadow: Shadow | None = None,
         traced: bool = False,
+        exploration: Exploration | None = None,
     ) -> None:
         self._state = state
         self._reads = reads
@@ -101,6 +105,7 @@ class RecommendationService:
         self._budget_s = budget_s
         self._shadow = shadow
         self._note = note_served if traced else None
+        self._exploration = exploration
 
     async def recommend(self, wish: Wish, arrived_s: float | None = None) -> Recommendations:
         """Answer one request and record what was served.
@@ -156,7 +161,10 @@ class RecommendationService:
             candidates = 0 if served.slate is None else len(served.slate.matrix)
             self._note(answer, wish.k, candidates, served.marks, served.explained)
         if release is not None and release.shadow is not None and self._shadow is not None and served.arm is not None:
-            self._shadow.ask(release, _asked(wish, served.user, served.user_read, now_us), answer, latency_ms)
+            plain = answer
+            if served.explored:  # models are compared, not draws
+                plain = replace(answer, items=before_exploration(answer.items, served.explored))
+            self._shadow.ask(release, _asked(wish, served.user, served.user_read, now_us), plain, latency_ms)
         return answer
 
     async def _by_model(
@@ -188,7 +196,9 @@ class RecommendationService:
         elif not user.known:
             reasons.append("unknown_user")
         keep_all = keeps_all_candidates(request_id, self._all_candidates_share)
-        asked = _asked(wish, user, known, now_us, keep_all=keep_all)
+        # One policy for all arms, so that what is learned by it says nothing of the arm.
+        exploring = None if self._exploration is None else Exploring(self._exploration, request_id)
+        asked = _asked(wish, user, known, now_us, keep_all=keep_all, exploring=exploring)
         failure: Failure | None = None
         # A candidate has all of its time or is not asked: that a request waited for its turn is not its fault.
         if assigned == "canary" and release.canary is not None and time.perf_counter() < ends:
@@ -213,7 +223,16 @@ class RecommendationService:
         if not answer.pairs_read:
             level = "item_side"
             reasons.append("pair_features_unavailable")
-        return _Served(level, answer.items, reasons, asked.user, asked.known, answer.seen, arm=canary.arm)
+        return _Served(
+            level,
+            answer.items,
+            reasons,
+            asked.user,
+            asked.known,
+            answer.seen,
+            arm=canary.arm,
+            explored=answer.explored,
+        )
 
     async def _by_stable(
         self, asked: Asked, release: Release, table: ItemTable, level: Level, reasons: list[Reason], ends: float
@@ -243,7 +262,7 @@ class RecommendationService:
                     reasons.append("pair_features_unavailable")
             paired = time.perf_counter()
             stage["pair_read"].observe(paired - drafted)
-            slate = recommender.finish(draft, pairs)
+            slate = recommender.finish(draft, pairs, asked.exploring if level == "full" else None)
             _require_numbers(slate)
             ranked = time.perf_counter()
             stage["rank"].observe(ranked - paired)
@@ -256,9 +275,9 @@ class RecommendationService:
         names = [g.name for g in recommender.generators]
         for name, count in zip(names, np.bincount(draft.candidates.source, minlength=len(names)), strict=True):
             self._metrics.candidates_of.of(name).inc(int(count))
-        seen = _seen(recommender.service, draft, pairs, slate, pairs_read=pairs_read, keep_all=asked.all_candidates)
-        marks = (read, drafted, paired, ranked)
-        return _Served(level, slate.items, reasons, user, known, seen, slate, release.plan.stable, marks=marks)
+        seen = seen_of(recommender.service, draft, pairs, slate, pairs_read=pairs_read, keep_all=asked.all_candidates)
+        marks, arm = (read, drafted, paired, ranked), release.plan.stable
+        return _Served(level, slate.items, reasons, user, known, seen, slate, arm, marks=marks, explored=slate.explored)
 
     async def _explained(self, served: _Served, release: Release | None) -> Sequence[RankedItem]:
         """Explain a list; as it is, with a reason, where that cannot be done now."""
@@ -288,7 +307,7 @@ class RecommendationService:
                 item.score,
                 item.source,
                 item.slot,
-                summary=why.summary,
+                summary=EXPLORED + why.summary if item.slot == "explored" else why.summary,
                 explanation=why.contributions,
             )
             for item, why in zip(served.items, explanations, strict=True)
@@ -335,38 +354,27 @@ class RecommendationService:
                 latency_ms=round(latency_ms, 3),
                 failure=served.failure,
                 epoch=epoch,
+                propensities=propensities_of(len(served.items), served.explored) if served.explored else None,
+                explored=list(served.explored) or None,
             )
         )
 
 
-def _asked(wish: Wish, user: UserRows, known: bool, now_us: int, *, keep_all: bool = False) -> Asked:
-    return Asked(user, known, now_us, wish.k, wish.exclude, wish.repeats, wish.diversity, keep_all)
+def _asked(
+    wish: Wish,
+    user: UserRows,
+    known: bool,
+    now_us: int,
+    *,
+    keep_all: bool = False,
+    exploring: Exploring | None = None,
+) -> Asked:
+    return Asked(user, known, now_us, wish.k, wish.exclude, wish.repeats, wish.diversity, keep_all, exploring)
 
 
 def _user_seq(served: _Served) -> int:
     stats = served.user.stats
     return (int(stats.seq[0]) if stats.present[0] else 0) if served.user_read else NOT_READ
-
-
-def _seen(service: str, draft: Draft, pairs: Rows, slate: Slate, *, pairs_read: bool, keep_all: bool) -> Seen | None:
-    """Return what the ranker saw of the list, or of all candidates: a few copies of some rows, the rest is shared."""
-    if not len(draft.candidates):
-        return None
-    which = slice(None) if keep_all else slate.ranked
-    items = draft.candidates.items[which]
-    pair_seq = np.where(pairs.present, pairs.seq, 0)[which]
-    return Seen(
-        service=service,
-        service_hash=service_hash(service),
-        candidates=draft.item_ids if keep_all else None,
-        matrix=slate.matrix[which],
-        item_seq=draft.table.seq[items],
-        catalog_seq=draft.table.catalog_seq[items],
-        pair_seq=pair_seq if pairs_read else np.full(len(items), NOT_READ),
-        category=draft.table.category_code[items],
-        category_names=draft.table.category_names,
-        user=draft.user,
-    )
 
 
 class _NotANumberError(ValueError):

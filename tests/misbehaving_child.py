@@ -30,9 +30,9 @@ def draft(self: Recommender, user: Any, table: Any, now_us: int, *, exclude: Seq
     return replace(found, k=-1) if "nothing" in exclude else replace(found, k=-2) if "nan" in exclude else found
 
 
-def finish(self: Recommender, asked: Draft, pairs: Any) -> Slate:
+def finish(self: Recommender, asked: Draft, pairs: Any, exploring: Any = None) -> Slate:
     """Give a list of nothing, or of scores that are no numbers."""
-    slate = _finish(self, replace(asked, k=abs(asked.k)), pairs)
+    slate = _finish(self, replace(asked, k=abs(asked.k)), pairs, exploring)
     if asked.k == -1:
         return Slate([], slate.matrix, slate.ranked[:0])
     if asked.k == -2:

@@ -30,6 +30,8 @@ _GENERATORS: Final = {
     "ease": "what goes with the user's items (EASE)",
     "next": "what people take after the user's items",
 }
+#: Said before the summary of an item that was drawn.
+EXPLORED: Final = "Explored: drawn by chance from the candidates below the list, to learn whether it is wanted. "
 _NOT_SCORED: Final = {
     "popular": "No model scored it: it is popular with everybody, and fills the list.",
     "popular_file": "No model scored it: it is from the list of popular items kept for emergencies.",

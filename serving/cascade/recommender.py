@@ -19,6 +19,7 @@ from feature_repo.rows import FeatureReader, Rows, UserRows
 from feature_repo.services import feature_list
 from serving.candidates.contract import F32, I32, CandidateGenerator, ItemSimilarity
 from serving.cascade.explanation import Explanation, explain_below, explain_row, explain_unscored
+from serving.cascade.exploration import Drawn, ExploredSlot, Exploring, explore
 from serving.cascade.features import Asked, Candidates, ask, feature_matrix, retrieval_columns
 from serving.cascade.fusion import Fusion
 from serving.cascade.items import ItemTable
@@ -93,14 +94,15 @@ class Draft:
 class RankedItem:
     """One line of a slate; `rank` is 1-based.
 
-    `slot` says by which rule, not by its score, an item has its place: "new" in the place kept for a new item.
+    `slot` says by which rule, not by its score, an item has its place: "new" in the place kept for a new item,
+    "explored" where it was drawn.
     """
 
     item_id: str
     rank: int
     score: float
     source: str
-    slot: Literal["new"] | None = None
+    slot: Literal["new", "explored"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +117,14 @@ class Slate:
         Input of the ranker, one row per candidate in the order of the draft.
     ranked
         Candidates that are the first items of the list (popular ones may follow), best first.
+    explored
+        Places that were drawn.
     """
 
     items: list[RankedItem]
     matrix: F32
     ranked: npt.NDArray[np.intp]
+    explored: tuple[ExploredSlot, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,14 +179,23 @@ class Recommender:
         chosen = self.policy.diversity if diversity is None else replace(self.policy.diversity, kind=diversity)
         return Draft(user, table, now_us, k, candidates, allowed, chosen)
 
-    def finish(self, draft: Draft, pairs: Rows) -> Slate:
-        """Rank the candidates, re-rank and cut the list; popular items fill what the generators could not."""
+    def finish(self, draft: Draft, pairs: Rows, exploring: Exploring | None = None) -> Slate:
+        """Rank the candidates, re-rank and cut the list; popular items fill what the generators could not.
+
+        Parameters
+        ----------
+        exploring
+            How places are drawn; None: everything is as the model has it.
+        """
         found = draft.candidates
         if not len(found):
             return Slate(self._popular(draft, []), np.empty((0, 0), np.float32), np.empty(0, np.intp))
         matrix = self.matrix(draft.user, draft.table, found.items, pairs, found.retrieval, draft.now_us)
         scores = self.ranker.score(matrix)
-        order, kept = self._rerank(draft, np.lexsort((found.items, -scores)), scores)
+        ranked = np.lexsort((found.items, -scores))
+        order, kept = self._rerank(draft, ranked, scores)
+        if exploring is not None:
+            order, drawn = self._explore(draft, order, ranked, scores, exploring)
         shown = self.ranker.probability(scores[order])
         items = [
             RankedItem(draft.table.ids[found.items[i]], rank, float(value), self.generators[found.source[i]].name)
@@ -189,7 +203,28 @@ class Recommender:
         ]
         if kept is not None:
             items[kept] = replace(items[kept], slot="new")
-        return Slate(items + self._popular(draft, items), matrix, order)
+        if exploring is None:
+            return Slate(items + self._popular(draft, items), matrix, order)
+        for one in drawn:
+            if one.taken:
+                items[one.rank - 1] = replace(items[one.rank - 1], slot="explored")
+        slots = tuple(_slot(one, draft) for one in drawn)
+        return Slate(items + self._popular(draft, items), matrix, order, slots)
+
+    def _explore(
+        self,
+        draft: Draft,
+        shown: npt.NDArray[np.intp],
+        ranked: npt.NDArray[np.intp],
+        scores: F64,
+        exploring: Exploring,
+    ) -> tuple[npt.NDArray[np.intp], list[Drawn]]:
+        """Draw the declared places of a list, from candidates that may be shown."""
+        items, table = draft.candidates.items, draft.table
+        new = is_new(table, items, draft.now_us, self.policy.new_items) if exploring.rule.pool == "new" else None
+        counts = (table.columns[name][items] for name in ("item_views", "item_purchases"))
+        evidence = np.sum([np.nan_to_num(one) for one in counts], axis=0, dtype=np.float64)
+        return explore(shown, ranked, new, self.ranker.probability(scores), evidence, exploring)
 
     def _rerank(
         self, draft: Draft, ranked: npt.NDArray[np.intp], scores: F64
@@ -286,3 +321,8 @@ class Recommender:
             RankedItem(draft.table.ids[i], rank, min(ceiling, float(popularity[i]) / total), POPULAR)
             for rank, i in enumerate([*best.tolist(), *rest.tolist()], start=len(above) + 1)
         ]
+
+
+def _slot(drawn: Drawn, draft: Draft) -> ExploredSlot:
+    ids = [draft.table.ids[item] for item in draft.candidates.items[drawn.arms]]
+    return ExploredSlot(drawn.rank, ids, drawn.propensities.tolist(), drawn.scores.tolist(), drawn.taken)

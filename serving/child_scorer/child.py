@@ -16,6 +16,7 @@ import msgspec
 
 from feature_repo.events import Repeats
 from feature_repo.rows import Rows, UserRows
+from serving.cascade.exploration import Exploring
 from serving.cascade.items import ItemTable
 from serving.cascade.rerank import DiversityKind
 from serving.child_scorer.messages import (
@@ -168,9 +169,18 @@ class ChildScorer:
             raise CandidateError("error", "it answered something else than was asked")
         return reply
 
-    async def finish(self, drafted: Drafted, pairs: Rows, timeout_s: float, *, all_candidates: bool) -> Finished:
+    async def finish(
+        self,
+        drafted: Drafted,
+        pairs: Rows,
+        timeout_s: float,
+        *,
+        all_candidates: bool,
+        exploring: Exploring | None = None,
+    ) -> Finished:
         """Ask for the list (`Recommender.finish`); raises like `draft`."""
-        question = AskFinish(drafted.number, _deadline_ns(timeout_s), PackedRows.of(pairs), all_candidates)
+        packed = PackedRows.of(pairs)
+        question = AskFinish(drafted.number, _deadline_ns(timeout_s), packed, all_candidates, exploring)
         reply = await self._ask(drafted.number, question, timeout_s)
         if not isinstance(reply, Finished):
             raise CandidateError("error", "it answered something else than was asked")

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from feature_repo.events import Repeats
 from feature_repo.rows import RecentEvents, Rows, UserRows
 from feature_repo.views import FOLD_VIEWS
+from serving.cascade.exploration import ExploredSlot, Exploring
 from serving.cascade.items import CatalogEntry, ItemTable
 from serving.cascade.recommender import RankedItem
 from serving.cascade.rerank import DiversityKind
@@ -160,6 +161,7 @@ class AskFinish(msgspec.Struct, frozen=True, tag=True):
     deadline_ns: int
     pairs: PackedRows
     all_candidates: bool
+    exploring: Exploring | None = None
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -191,6 +193,7 @@ class Finished(msgspec.Struct, frozen=True, tag=True):
     items: list[RankedItem]
     matrix: Array
     which: Array
+    explored: tuple[ExploredSlot, ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

@@ -12,6 +12,7 @@ from feature_repo.events import Repeats
 from feature_repo.rows import UserRows, null_rows
 from feature_repo.services import service_hash
 from feature_repo.views import USER_ITEM
+from serving.cascade.exploration import ExploredSlot, Exploring, require_sound
 from serving.cascade.recommender import RankedItem
 from serving.cascade.rerank import DiversityKind
 from serving.child_scorer.child import CandidateError, ChildScorer
@@ -31,6 +32,7 @@ class Asked:
     repeats: Repeats | None = None
     diversity: DiversityKind | None = None
     all_candidates: bool = False
+    exploring: Exploring | None = None  #: None: nothing is drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class CandidateAnswer:
     pairs_read: bool
     seen: Seen | None
     candidates: dict[str, int]
+    explored: tuple[ExploredSlot, ...] = ()
 
 
 async def rank(child: ChildScorer, asked: Asked, reads: FeatureReads, timeout_s: float) -> CandidateAnswer:
@@ -79,14 +82,21 @@ async def rank(child: ChildScorer, asked: Asked, reads: FeatureReads, timeout_s:
     pairs = await reads.pairs(asked.user, item_ids, asked.now_us) if asked.known and item_ids else None
     pairs_read = pairs is not None or not item_ids or not asked.known
     rows = null_rows(USER_ITEM, len(item_ids)) if pairs is None else pairs
-    finished = await child.finish(drafted, rows, left_s, all_candidates=asked.all_candidates)
+    finished = await child.finish(
+        drafted,
+        rows,
+        left_s,
+        all_candidates=asked.all_candidates,
+        exploring=asked.exploring if asked.known and pairs_read else None,
+    )
     _check(finished.items, asked.k)
     try:
+        require_sound(finished.explored, [item.item_id for item in finished.items])
         matrix, which = finished.matrix.unpack().astype(np.float32), finished.which.unpack().astype(np.int64)
         items = indices[which]
         pair_seq = np.where(rows.present, rows.seq, 0)[which]
     except (ValueError, IndexError) as error:
-        raise CandidateError("error", f"features that are none: {error}") from None
+        raise CandidateError("error", f"features or draws that are none: {error}") from None
     seen = Seen(
         service=ready.service,
         service_hash=service_hash(ready.service),
@@ -100,7 +110,8 @@ async def rank(child: ChildScorer, asked: Asked, reads: FeatureReads, timeout_s:
         user=asked.user,
     )
     candidates = dict(zip(ready.generators, counts, strict=False))
-    return CandidateAnswer(finished.items, pairs_read, seen if item_ids else None, candidates)
+    seen_if_any = seen if item_ids else None
+    return CandidateAnswer(finished.items, pairs_read, seen_if_any, candidates, finished.explored)
 
 
 def _check(items: list[RankedItem], k: int) -> None:

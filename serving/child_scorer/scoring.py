@@ -91,9 +91,9 @@ class Scoring:
         return Drafted(asked.number, Array.of(draft.candidates.items), Array.of(draft.candidates.source))
 
     def _finish(self, asked: AskFinish) -> Finished:
-        slate = self._recommender.finish(self._drafts.pop(asked.number), asked.pairs.unpack())
+        slate = self._recommender.finish(self._drafts.pop(asked.number), asked.pairs.unpack(), asked.exploring)
         which = np.arange(len(slate.matrix)) if asked.all_candidates else slate.ranked
-        return Finished(asked.number, slate.items, Array.of(slate.matrix[which]), Array.of(which))
+        return Finished(asked.number, slate.items, Array.of(slate.matrix[which]), Array.of(which), slate.explored)
 
 
 def main(arguments: list[str] | None = None) -> None:
