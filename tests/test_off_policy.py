@@ -98,7 +98,7 @@ def test_a_good_model_lowers_the_variance(bandit: Any, seed: int) -> None:
 
 
 def test_rates_of_a_fold_are_learned_from_the_others_and_dr_by_them_is_narrower() -> None:
-    rng = np.random.default_rng(5)
+    rng = np.random.default_rng(6)
     mean = np.array([0.02, 0.05, 0.2, 0.6])
     action = rng.integers(0, 4, 8_000)
     reward = (rng.random(8_000) < mean[action]).astype(np.float64)

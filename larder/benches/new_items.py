@@ -47,8 +47,8 @@ SPAN = 3
 SLOT = NewItems(slots=1)
 #: How people meet new items: also by themselves (they look through the shop), or in lists alone.
 WAYS = ("browsing", "lists_only")
-_PARAMS = SimulatorParams(n_users=800, n_items=500, span_days=180 + DAYS)
-_EVENTS = 80_000
+PARAMS = SimulatorParams(n_users=800, n_items=500, span_days=180 + DAYS)
+EVENTS = 80_000
 _CONFIG = TrainConfig(
     windows=2,
     test_share=0.05,
@@ -129,16 +129,14 @@ def run(settings: Settings) -> tuple[dict[str, float], dict[str, tuple[str, floa
     worlds: list[World] = []
     arms: dict[str, list[dict[bool, Arm]]] = {way: [] for way in WAYS}
     for seed in SEEDS:
-        world = make_world(
-            _PARAMS, seed, n_events=_EVENTS, n_new=N_NEW, days=DAYS, end=datetime(2026, 1, 1, tzinfo=UTC)
-        )
-        recommender = _trained(settings, world)
+        world = make_world(PARAMS, seed, n_events=EVENTS, n_new=N_NEW, days=DAYS, end=datetime(2026, 1, 1, tzinfo=UTC))
+        recommender = trained(settings, world)
         with progress(f"shop {seed}: lists", len(WAYS) * 2 * DAYS * LISTS_A_DAY) as shown:
             for way in WAYS:
                 lived = {slot: _live(world, way, _with_slot(recommender, slot), shown) for slot in (False, True)}
                 arms[way].append(lived)
         worlds.append(world)
-    good = np.concatenate([_good(world) for world in worlds])
+    good = np.concatenate([good_items(world) for world in worlds])
     figures = {"items": float(len(good)), "good_items": float(good.sum())}
     for way in WAYS:
         figures |= {f"{way}.{name}": value for name, value in _figures(good, arms[way]).items()}
@@ -146,7 +144,7 @@ def run(settings: Settings) -> tuple[dict[str, float], dict[str, tuple[str, floa
     return figures, {}
 
 
-def _trained(settings: Settings, world: World) -> Recommender:
+def trained(settings: Settings, world: World) -> Recommender:
     """Train on the history, and make sure that some candidates are new items."""
     with tempfile.TemporaryDirectory(prefix="larder-bench-") as work, progress(f"shop {world.shop.seed}: train"):
         own = replace(settings, home=Path(work), project="simulator", seed=world.shop.seed)
@@ -183,9 +181,9 @@ def _live(world: World, way: str, recommender: Recommender, shown: Progress) -> 
                     arm.shown[day, new] += 1
                     arm.in_slot[day, new] += item.slot is not None
             truth = world.click_if_seen(user, now)
-            clicks.append(_expected(world, truth, items))
+            clicks.append(expected_clicks(world, truth, items))
             if not number % 4:  # ranking every list twice would take half as long again
-                cost.append(clicks[-1] - _expected(world, truth, plain.finish(draft, pairs).items))
+                cost.append(clicks[-1] - expected_clicks(world, truth, plain.finish(draft, pairs).items))
             # The same luck at every rank in both arms.
             rng = np.random.default_rng([seed, 6, day, number])
             for look in range(LOOKS):
@@ -195,11 +193,11 @@ def _live(world: World, way: str, recommender: Recommender, shown: Progress) -> 
         arm.clicks.append(clicks)
         arm.cost += cost
         arm.mean_places.append(len(clicks) * K / int(table.available.sum()))
-        features.add(_events_of_day(world, way, day, answers))
+        features.add(events_of_day(world, way, day, answers))
     return arm
 
 
-def _events_of_day(world: World, way: str, day: int, answers: list[dict[str, object]]) -> pa.Table:
+def events_of_day(world: World, way: str, day: int, answers: list[dict[str, object]]) -> pa.Table:
     """Return what users did by themselves, in `lists_only` not with new items, and what they answered."""
     start = world.cut + timedelta(days=day)
     time = world.later["event_timestamp"]
@@ -212,13 +210,13 @@ def _events_of_day(world: World, way: str, day: int, answers: list[dict[str, obj
     return pa.concat_tables([own, answered]).sort_by([("event_timestamp", "ascending"), ("event_id", "ascending")])
 
 
-def _expected(world: World, truth: F64, items: list[RankedItem]) -> float:
+def expected_clicks(world: World, truth: F64, items: list[RankedItem]) -> float:
     """Return the expected clicks: the hidden truth x the chance that the rank is looked at; no luck in it."""
     seen = seen_probability(world.shop.params, np.arange(1, len(items) + 1, dtype=np.float64))
     return float(seen @ truth[[int(item.item_id[1:]) for item in items]])
 
 
-def _good(world: World) -> Mask:
+def good_items(world: World) -> Mask:
     """Return which new items are in the fifth with the highest true appeal."""
     return np.asarray(world.appeal >= np.quantile(world.appeal, 0.8))
 
@@ -230,7 +228,7 @@ def _figures(good: Mask, arms: list[dict[bool, Arm]]) -> dict[str, float]:
         day = found[slot] = np.concatenate([arm[slot].found_on() for arm in arms])
         places = np.concatenate([arm[slot].places_until(arm[slot].found_on()) for arm in arms])
         for which, of in (("good", good), ("other", ~good)):
-            _with_interval(figures, f"{which}_found_{name}", np.isfinite(day[of]).astype(np.float64))
+            with_interval(figures, f"{which}_found_{name}", np.isfinite(day[of]).astype(np.float64))
         # An item that was not found counts with the days and places it had: the medians are at least these.
         _median(figures, f"good_days_until_found_{name}", np.minimum(day[good], DAYS))
         _median(figures, f"good_places_until_found_{name}", places[good])
@@ -239,17 +237,18 @@ def _figures(good: Mask, arms: list[dict[bool, Arm]]) -> dict[str, float]:
         total = np.concatenate([arm[slot].shown.sum(axis=0) for arm in arms])
         figures[f"good_places_{name}"], figures[f"other_places_{name}"] = total[good].mean(), total[~good].mean()
     gained = np.isfinite(found[True][good]).astype(float) - np.isfinite(found[False][good]).astype(float)
-    _with_interval(figures, "good_found_gain", gained)
+    with_interval(figures, "good_found_gain", gained)
     base = figures["clicks_a_list_without"]
     cost = np.concatenate([arm[True].cost for arm in arms])
     net = np.concatenate([(np.array(arm[True].clicks) - np.array(arm[False].clicks)).ravel() for arm in arms])
     last = np.concatenate([(np.array(arm[True].clicks) - np.array(arm[False].clicks))[-SPAN:].ravel() for arm in arms])
     for name, values in (("of_the_slot_itself", cost), ("in_all", net), (f"last_{SPAN}_days", last)):
-        _with_interval(figures, f"clicks_change_{name}", values / base)
+        with_interval(figures, f"clicks_change_{name}", values / base)
     return figures
 
 
-def _with_interval(figures: dict[str, float], name: str, values: F64) -> None:
+def with_interval(figures: dict[str, float], name: str, values: F64) -> None:
+    """Add a mean and its bootstrap interval to the figures."""
     figures[name], figures[f"{name}_low"], figures[f"{name}_high"] = bootstrap_mean(values, seed=1)
 
 

@@ -1,0 +1,151 @@
+"""What exploration costs in clicks and how many good new items it finds, on the simulator: none, epsilon, Thompson."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from feature_repo.settings import Settings
+from larder.benches.new_items import (
+    DAYS,
+    EVENTS,
+    LISTS_A_DAY,
+    LOOKS,
+    N_NEW,
+    PARAMS,
+    Arm,
+    K,
+    Mask,
+    events_of_day,
+    expected_clicks,
+    good_items,
+    trained,
+    with_interval,
+)
+from larder.benches.simulated_rounds import FoldedFeatures, World, make_world
+from larder.progress import Progress, progress
+from serving.cascade.exploration import Exploration, Exploring
+from serving.cascade.recommender import Recommender
+from serving.exploration import before_exploration
+
+#: Seeds the simulator's parameters were not chosen on.
+SEEDS: Final = (311, 312, 313)
+#: New items are met in lists alone: what no list shows, nobody finds.
+WAY: Final = "lists_only"
+RULES: Final[dict[str, Exploration | None]] = {
+    "none": None,
+    "epsilon": Exploration("epsilon", (5,), epsilon=0.3),
+    "thompson": Exploration("thompson", (5,), epsilon=0.1),
+    "epsilon_new": Exploration("epsilon", (5,), epsilon=0.3, pool="new"),
+    "thompson_new": Exploration("thompson", (5,), epsilon=0.1, pool="new"),
+}
+
+
+def run(settings: Settings) -> tuple[dict[str, float], dict[str, tuple[str, float]]]:
+    """Let every shop live on under each policy, on the same visits and the same luck."""
+    arms: dict[str, list[Arm]] = {name: [] for name in RULES}
+    drawn: dict[str, list[float]] = {name: [] for name in RULES}
+    good = []
+    for seed in SEEDS:
+        world = make_world(PARAMS, seed, n_events=EVENTS, n_new=N_NEW, days=DAYS, end=datetime(2026, 1, 1, tzinfo=UTC))
+        recommender = trained(settings, world)
+        good.append(good_items(world))
+        with progress(f"shop {seed}: lists", len(RULES) * DAYS * LISTS_A_DAY) as shown:
+            for name, rule in RULES.items():
+                arms[name].append(_live(world, recommender, rule, drawn[name], shown))
+    figures = _figures(np.concatenate(good), arms, drawn)
+    _plot(figures, settings.results_dir / "exploration.png")
+    return figures, {}
+
+
+def _live(world: World, recommender: Recommender, rule: Exploration | None, drawn: list[float], shown: Progress) -> Arm:
+    """Show lists day by day; answers are in the features of the next day."""
+    features, seed = FoldedFeatures(), world.shop.seed
+    features.add(world.history.events)
+    place = {world.shop.catalogue.ids[i]: n for n, i in enumerate(world.new)}
+    arm = Arm(np.zeros((DAYS, N_NEW), np.int64), np.zeros((DAYS, N_NEW), np.int64))
+    for day in range(DAYS):
+        now = world.cut + timedelta(days=day, hours=12)
+        table, now_us = features.table(world, now), round(now.timestamp() * 1e6)
+        answers, clicks = [], list[float]()
+        for number, user in enumerate(world.visitors(now, LISTS_A_DAY, np.random.default_rng([seed, 5, day]))):
+            draft = recommender.draft(features.user(user, now_us), table, now_us, k=K)
+            pairs = features.pairs(user, draft.item_ids, now_us)
+            request = f"{seed}-{day}-{number}"
+            slate = recommender.finish(draft, pairs, None if rule is None else Exploring(rule, request))
+            for item in slate.items:
+                if (new := place.get(item.item_id)) is not None:
+                    arm.shown[day, new] += 1
+                    arm.in_slot[day, new] += item.slot is not None
+            truth = world.click_if_seen(user, now)
+            clicks.append(expected_clicks(world, truth, slate.items))
+            plain = before_exploration(slate.items, slate.explored)
+            arm.cost.append(clicks[-1] - expected_clicks(world, truth, plain))
+            drawn.append(float(sum(one.taken > 0 for one in slate.explored)))
+            rng = np.random.default_rng([seed, 6, day, number])  # the same luck at every rank under every policy
+            ids = [item.item_id for item in slate.items]
+            for look in range(LOOKS):
+                answers += world.answers(user, ids, truth, now, rng, f"{day}-{number}-{look}")
+            shown.advance()
+        arm.clicks.append(clicks)
+        arm.mean_places.append(len(clicks) * K / int(table.available.sum()))
+        features.add(events_of_day(world, WAY, day, answers))
+    return arm
+
+
+def _figures(good: Mask, arms: dict[str, list[Arm]], drawn: dict[str, list[float]]) -> dict[str, float]:
+    figures = {"items": float(len(good)), "good_items": float(good.sum())}
+    found = {name: np.isfinite(np.concatenate([arm.found_on() for arm in those])) for name, those in arms.items()}
+    clicks = {name: np.concatenate([np.array(arm.clicks).ravel() for arm in those]) for name, those in arms.items()}
+    base = float(clicks["none"].mean())
+    for name, those in arms.items():
+        shown = np.concatenate([arm.shown.sum(axis=0) for arm in those])
+        figures[f"{name}.clicks_a_list"] = float(clicks[name].mean())
+        figures[f"{name}.good_places"] = float(shown[good].mean())
+        with_interval(figures, f"{name}.good_found", found[name][good].astype(float))
+        with_interval(figures, f"{name}.other_found", found[name][~good].astype(float))
+        if name == "none":
+            continue
+        figures[f"{name}.drawn_a_list"] = float(np.mean(drawn[name]))
+        gained = found[name][good].astype(float) - found["none"][good].astype(float)
+        with_interval(figures, f"{name}.good_found_gain", gained)
+        cost = np.concatenate([np.array(arm.cost) for arm in those])
+        with_interval(figures, f"{name}.ctr_change_of_the_draws", cost / base)
+        with_interval(figures, f"{name}.ctr_change_in_all", (clicks[name] - clicks["none"]) / base)
+    return figures
+
+
+def _plot(figures: dict[str, float], path: Path) -> None:
+    """Draw what each policy costs against what it finds."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    colours = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1")
+    for name, colour in zip([name for name in RULES if name != "none"], colours, strict=True):
+        x, y = (f"{name}.{what}" for what in ("ctr_change_of_the_draws", "good_found_gain"))
+        bars = [
+            [[abs(figures[one] - figures[f"{one}_low"])], [abs(figures[f"{one}_high"] - figures[one])]]
+            for one in (x, y)
+        ]
+        axis.errorbar(
+            100 * figures[x],
+            100 * figures[y],
+            xerr=100 * np.array(bars[0]),
+            yerr=100 * np.array(bars[1]),
+            fmt="o",
+            color=colour,
+            label=name.replace("_", ", pool: "),
+        )
+    axis.axhline(0.0, color="black", linewidth=0.8)
+    axis.axvline(0.0, color="black", linewidth=0.8)
+    axis.set(xlabel="clicks of a list, change by the draws, %", ylabel="good new items found, more, % points")
+    axis.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
