@@ -16,7 +16,7 @@ STAMP := $(VENV)/.larder-setup
 OPENMP ?= libgomp.so.1
 HAS_OPENMP = $(BIN)/python -c 'import ctypes; ctypes.CDLL("$(OPENMP)")' 2>/dev/null
 
-.PHONY: help setup demo test test-faults lint bench bench-features bench-quality bench-canary bench-serving load-test prometheus docs lock clean
+.PHONY: help setup demo test test-faults lint bench bench-features bench-quality bench-canary bench-serving bench-ope bench-uplift load-test prometheus docs lock clean
 
 help: ## Show this list
 	@echo "Larder. Usage: make TARGET [DATASET=name] [ARGS=\"options\"]"
@@ -76,6 +76,12 @@ bench-quality: setup ## Every model x data set x metric with intervals, in one t
 
 bench-serving: setup ## The API under rising load, beside a bare server and Feast's SDK (about 12 min, on a quiet machine)
 	$(BIN)/larder bench serving
+
+bench-ope: setup ## Off-policy estimates beside the truth: Open Bandit and simulated logs (1 min)
+	$(BIN)/larder bench ope
+
+bench-uplift: setup ## An A/B test over HTTP on simulated shops: uplift, share of the oracle's, power (about 15 min)
+	$(BIN)/larder bench uplift
 
 load-test: setup ## Locust on the project of DATASET, held to its objectives (ARGS="spike --rate 60 --seconds 90")
 	$(BIN)/larder --project $(DATASET) load-test $(ARGS)

@@ -111,6 +111,10 @@ class Settings:
         "Entries that may wait in the stream (about 250 bytes each); beyond it events get 503 until ingest and its log "
         "have caught up.",
     )
+    pinned_bundle: str = _doc(
+        "",
+        "Bundle this API process serves whatever the plan says (`larder serve --bundle`); empty: the plan's.",
+    )
     plan_poll_ms: int = _doc(500, "How often serving looks for a new plan.")
     canary_timeout_ms: int = _doc(
         60, "Longest wait of a request for a candidate's process; then the stable model answers."

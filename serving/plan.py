@@ -63,6 +63,19 @@ class Plan:
         return tuple(arm for arm in (self.stable, self.canary, self.shadow) if arm is not None)
 
 
+def require_bundle_id(text: str) -> str:
+    """Return the id of a bundle as it is.
+
+    Raises
+    ------
+    BadInputError
+        If it cannot be one: it names a directory.
+    """
+    if not _BUNDLE_ID.fullmatch(text):
+        raise BadInputError(f"{text!r} is no bundle id: 32 hexadecimal digits")
+    return text
+
+
 def plan_key(project: str) -> str:
     """Redis key that holds a project's plan."""
     return f"{project}:plan"

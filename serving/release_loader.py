@@ -9,6 +9,7 @@ import asyncio
 import gc
 import logging
 import time
+from datetime import UTC, datetime
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -19,7 +20,7 @@ from serving.bundle import Bundle, load_bundle
 from serving.child_scorer.child import ChildScorer, Restart
 from serving.child_scorer.process import ENTRY, ChildLimits
 from serving.metrics import Metrics
-from serving.plan import Arm, Plan, decode_plan, load_plan, plan_key, save_plan
+from serving.plan import Arm, Plan, decode_plan, load_plan, plan_key, require_bundle_id, save_plan
 from serving.redis_client import BACKGROUND_TIMEOUT_S
 from serving.signature import signing_key
 from serving.state import Release, ServingState
@@ -28,6 +29,8 @@ from serving.warm_up import warm_up
 _LOG = logging.getLogger(__name__)
 #: A bundle that could not be loaded is tried again after this time: it may still be on its way to the disk.
 RETRY_S = 10.0
+#: Model version of a bundle that the process was told to serve.
+PINNED = "pinned"
 
 
 class ReleaseLoader:
@@ -59,6 +62,9 @@ class ReleaseLoader:
         self._limits = limits or ChildLimits(memory_mb=settings.child_memory_mb)
         self._entry = entry
         self._children: dict[str, ChildScorer] = {}
+        # Nobody's plan: not written to disk, and without candidates.
+        pinned = settings.pinned_bundle
+        self._pinned = Plan(0, Arm(require_bundle_id(pinned), PINNED), datetime.now(UTC)) if pinned else None
 
     async def poll(self) -> bool:
         """Look for a plan and obey it.
@@ -69,7 +75,7 @@ class ReleaseLoader:
             Whether another release is served now.
         """
         self._note_candidates()
-        plan = await self._newest_plan()
+        plan = self._pinned or await self._newest_plan()
         current = self._state.release
         if plan is None or (current is not None and plan == current.plan):
             if plan is not None:
@@ -199,6 +205,8 @@ class ReleaseLoader:
 
     def _keep(self, plan: Plan) -> None:
         """Write the plan to disk, for a start without Redis."""
+        if plan is self._pinned:
+            return
         path = self._settings.plan_path
         try:
             known = load_plan(path, self._key)

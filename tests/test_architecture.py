@@ -42,6 +42,7 @@ ADAPTERS = {
     "larder/benches/offline_joins.py": {"feast"},
     "larder/benches/feature_reads.py": {"feast"},
     "larder/benches/feature_writes.py": {"feast"},
+    "larder/benches/popularity_bundle.py": {"lightgbm"},
     "larder/benches/vector_index.py": {"faiss"},
     "larder/story/weighted.py": {"catboost"},
     "serving/bundle.py": {"catboost", "lightgbm", "xgboost"},

@@ -31,6 +31,7 @@ BENCHES = {
     "tracing": "processor time per request with traces off, of 1 % and of all requests, by turns",
     "canary": "false rollbacks and time to a true one of the rollout's statistics, beside two simpler rules",
     "exploration": "what drawing a place of the list costs in clicks, and the good new items found by it",
+    "uplift": "an A/B test over HTTP: clicks of the two-stage model over 7-day popularity, and the power table",
     "ope": "off-policy estimates beside the truth: Open Bandit in both directions, and simulated logs",
     "quality": "every model x data set x metric: Online Retail at four cuts, Complete Journey, MovieLens (30 min)",
 }

@@ -30,6 +30,9 @@ def serve(
     ctx: typer.Context,
     host: Annotated[str | None, typer.Option(help="Address to listen on (setting api_host).")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port (setting api_port).")] = None,
+    bundle: Annotated[
+        str | None, typer.Option(help="Serve this bundle, whatever the plan says (setting pinned_bundle).")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; /metrics of any has the metrics of all.")] = 1,
 ) -> None:
     """Run the API until Ctrl-C or SIGTERM. Redis is expected to run: `larder services up`.
@@ -38,6 +41,7 @@ def serve(
     --------
       larder serve
       larder -p online_retail serve --port 8100
+      larder serve --port 8101 --bundle 3f0c9a...
     """
     import uvicorn
 
@@ -51,7 +55,10 @@ def serve(
 
     settings = attach(settings_of(ctx))
     settings = replace(
-        settings, api_host=host or settings.api_host, api_port=settings.api_port if port is None else port
+        settings,
+        api_host=host or settings.api_host,
+        api_port=settings.api_port if port is None else port,
+        pinned_bundle=bundle or settings.pinned_bundle,
     )
     _require_free(settings.api_host, settings.api_port)
     configure_logging(settings.log_format)
