@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from pathlib import Path
 from deployment.checks.contract import GateContext, Progress
 from deployment.checks.line_up import FIRST, THEN
 from deployment.compose_bundle import NonFiniteError, compose_bundle
+from deployment.off_policy.candidate import off_policy
 from deployment.parser import Parsed, Parser
 from deployment.plain_ranker import fetched
 from deployment.registry import Registry, Version
 from deployment.thresholds import Thresholds, load_thresholds
-from deployment.verdict import Check, Verdict, compare
+from deployment.verdict import Check, OffPolicy, Verdict, compare
 from deployment.verdict_files import keep_verdict
 from feature_repo.errors import BadInputError, LarderError, NotFoundError
 from feature_repo.services import feature_list, service_hash
@@ -23,6 +25,8 @@ from feature_repo.settings import Settings
 from serving.bundle import Bundle, FeatureListError, load_bundle, read_manifest
 from serving.plan import Plan, load_plan
 from serving.signature import signing_key
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ def gate(
     gated_at = datetime.now(UTC).isoformat(timespec="seconds")
     champion = _champion(settings, plan or load_plan(settings.plan_path, key))
     bundle_id, service = version.bundle_id, version.service
+    said: OffPolicy | None = None
     with ExitStack() as opened:
         limits = {"seconds": thresholds.parse_seconds, "memory_mb": thresholds.parse_memory_mb}
         parser = parser or opened.enter_context(Parser(**limits))
@@ -103,7 +108,9 @@ def gate(
                     "and reproduced the golden rows.",
                 )
             ]
-            checks += _run(_context(settings, thresholds, bundle, directory, parsed, champion, report))
+            context = _context(settings, thresholds, bundle, directory, parsed, champion, report)
+            checks += _run(context)
+            said = _ask_the_log(context)
     verdict = Verdict(
         settings.model_name,
         version.version,
@@ -115,6 +122,7 @@ def gate(
         _hash_of(service),
         champion.version,
         version.run_id,
+        said,
     )
     sealed, page = keep_verdict(settings, verdict, key)
     registry.write_verdict(version, verdict, sealed, page)
@@ -135,6 +143,15 @@ def _run(context: GateContext) -> list[Check]:
         checks += found
     context.report("checks", len(THEN), len(THEN))
     return checks
+
+
+def _ask_the_log(context: GateContext) -> OffPolicy:
+    """Ask the champion's log about the candidate; whatever fails there stops no verdict."""
+    try:
+        return off_policy(context.settings, context.bundle, context.champion, context.now_us, context.report)
+    except Exception as error:
+        _LOG.exception("the champion's log could not be asked")
+        return OffPolicy(f"The champion's log could not be asked: {type(error).__name__}: {error}")
 
 
 def _context(

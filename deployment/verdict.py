@@ -50,6 +50,22 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class OffPolicy:
+    """What the champion's log of explored places says of the candidate. Informative: nothing is decided by it.
+
+    Attributes
+    ----------
+    text
+        What was asked and of how much; or why there is no answer.
+    lines
+        What, its clicks per explored place, and the ends of the 95 % interval; empty where the log cannot tell.
+    """
+
+    text: str
+    lines: tuple[tuple[str, float, float, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What the gate says of one model version; names the content (`bundle_id`), not the place it lay in.
 
@@ -63,6 +79,8 @@ class Verdict:
         Version it was compared with; empty where there was none.
     run_id
         MLflow run of the version; empty where it has none.
+    off_policy
+        What the log says beside the checks; None where it was not asked.
     """
 
     model: str
@@ -75,6 +93,7 @@ class Verdict:
     feature_service_hash: str = ""
     champion_version: str = ""
     run_id: str = ""
+    off_policy: OffPolicy | None = None
 
     @property
     def passed(self) -> bool:
@@ -122,10 +141,11 @@ class Verdict:
         try:
             checks = tuple(_check(one) for one in document["checks"])
             wanted = [one.name for one in fields(cls) if one.name in document or one.default is MISSING]
-            texts = {name: str(document[name]) for name in wanted if name != "checks"}
+            texts = {name: str(document[name]) for name in wanted if name not in {"checks", "off_policy"}}
+            said = _off_policy(document.get("off_policy"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadInputError(f"not a verdict: {error!r}") from None
-        return cls(**texts, checks=checks)
+        return cls(**texts, checks=checks, off_policy=said)
 
     def lines(self) -> list[str]:
         """One line per check, for people."""
@@ -146,6 +166,13 @@ def holds(value: float, op: Op, threshold: float) -> bool:
         "<=": value <= threshold,
         "==": value == threshold,
     }[op]
+
+
+def _off_policy(said: Mapping[str, Any] | None) -> OffPolicy | None:
+    if said is None:
+        return None
+    lines = ((str(what), float(value), float(low), float(high)) for what, value, low, high in said["lines"])
+    return OffPolicy(str(said["text"]), tuple(lines))
 
 
 def _check(one: Mapping[str, Any]) -> Check:

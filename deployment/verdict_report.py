@@ -6,7 +6,7 @@ import math
 from html import escape
 from typing import Final
 
-from deployment.verdict import Check, Result, Verdict
+from deployment.verdict import Check, OffPolicy, Result, Verdict
 
 #: Titles for people; a check without one is called by its name.
 _TITLES: Final = {
@@ -69,6 +69,9 @@ details { font-size: 13px; color: var(--soft) } summary { cursor: pointer; font-
 .check.fail p, .check.inconclusive p { color: var(--ink); font-size: 14px }
 .figure { font-variant-numeric: tabular-nums }
 .fail { --c: var(--fail) } .inconclusive { --c: var(--inconclusive) } .pass { --c: var(--pass) }
+.note { background: #fff; border: 1px solid var(--line); padding: 10px 16px; font-size: 14px }
+.note p { margin: 4px 0 } table { border-collapse: collapse; font-size: 13px; margin: 8px 0 }
+th, td { text-align: left; padding: 2px 18px 2px 0; font-weight: 400 } th { color: var(--soft) }
 svg { display: block; max-width: 100% } svg text { font: 11px system-ui, sans-serif; fill: var(--soft) }
 .legend { font-size: 13px; color: var(--soft); margin-top: 24px }
 code { font-size: 12px } @media (max-width: 760px) { .check { grid-template-columns: 1fr } }
@@ -101,10 +104,31 @@ def verdict_page(verdict: Verdict) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Verdict: {escape(title)}</title><style>{_STYLE}</style></head><body><main>"
         f'<header class="{kind}"><h1>{escape(_headline(verdict))}</h1><p>{escape(title)}. {escape(_why(verdict))}</p>'
-        f"<dl>{listed}</dl></header>{sections}"
+        f"<dl>{listed}</dl></header>{sections}{_off_policy(verdict.off_policy)}"
         '<p class="legend">In each picture the green ground is where the value may lie, its edge the threshold; the '
         "dot is what was measured, the bar through it the 95 % interval. What the checks are and how "
         "thresholds are set: docs/gate.md.</p></main></body></html>\n"
+    )
+
+
+def _off_policy(said: OffPolicy | None) -> str:
+    """Say what the log of explored places tells of the candidate; nothing is decided by it."""
+    if said is None:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(what)}</td><td>{value:.4f}</td><td>{low:.4f} to {high:.4f}</td></tr>".replace(
+            "-", "\N{MINUS SIGN}"
+        )
+        for what, value, low, high in said.lines
+    )
+    table = (
+        f'<table class="figure"><tr><th></th><th>clicks a place</th><th>95 % interval</th></tr>{rows}</table>'
+        if rows
+        else ""
+    )
+    return (
+        f'<h2>What the log says off policy</h2><div class="note"><p>{escape(said.text)}</p>{table}'
+        "<p>For information: nothing is let through or stopped by it (docs/off-policy.md).</p></div>"
     )
 
 

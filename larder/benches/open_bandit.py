@@ -60,7 +60,7 @@ def shares(log: Campaign, n_items: int) -> F64:
     """
     counts = np.zeros((POSITIONS, n_items))
     np.add.at(counts, (log.position, log.item), 1.0)
-    return counts / counts.sum(axis=1, keepdims=True)
+    return np.asarray(counts / counts.sum(axis=1, keepdims=True))
 
 
 def asked_about(log: Campaign, target: F64) -> Logged:

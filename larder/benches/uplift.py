@@ -36,7 +36,10 @@ from larder.services.process import Service
 from larder.services.stack import Stack, project_service, settings_env
 from larder_client.answers import Event, Recommendations
 from larder_client.client import LarderClient
+from training.generators.als import Als
+from training.line_up import default_line_up
 from training.offline_table import offline_item_table
+from training.rankers.catboost_ranker import CatBoostParams
 from training.train import TrainConfig, train
 
 F64 = npt.NDArray[np.float64]
@@ -46,9 +49,15 @@ SEEDS: Final = (501, 502, 503)
 ARMS: Final = ("two_stage", "popularity")
 K: Final = 10
 VISITS: Final = 5
-_PARAMS: Final = SimulatorParams(n_users=2_400, n_items=1_000)
-_EVENTS: Final = 150_000
-_CONFIG: Final = TrainConfig(windows=3)
+_PARAMS: Final = SimulatorParams(n_users=1_500, n_items=800)
+_EVENTS: Final = 90_000
+#: Smaller than the default in windows, trees and factors, as the shop is: minutes, not tens of them.
+_CONFIG: Final = TrainConfig(
+    windows=2,
+    test_share=0.05,
+    line_up=tuple(replace(one, factors=16, iterations=5) if isinstance(one, Als) else one for one in default_line_up()),
+    ranker=CatBoostParams(iterations=200),
+)
 #: Rates and uplifts of the power table.
 RATES: Final = (0.005, 0.01, 0.03, 0.05, 0.1)
 UPLIFTS: Final = (0.02, 0.05, 0.1, 0.2)

@@ -222,8 +222,8 @@ class Recommender:
         """Draw the declared places of a list, from candidates that may be shown."""
         items, table = draft.candidates.items, draft.table
         new = is_new(table, items, draft.now_us, self.policy.new_items) if exploring.rule.pool == "new" else None
-        counts = (table.columns[name][items] for name in ("item_views", "item_purchases"))
-        evidence = np.sum([np.nan_to_num(one) for one in counts], axis=0, dtype=np.float64)
+        views, purchases = (np.nan_to_num(table.columns[name][items]) for name in ("item_views", "item_purchases"))
+        evidence: F64 = (views + purchases).astype(np.float64)
         return explore(shown, ranked, new, self.ranker.probability(scores), evidence, exploring)
 
     def _rerank(
