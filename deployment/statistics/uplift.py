@@ -121,7 +121,7 @@ def users_per_arm(
     Examples
     --------
     >>> users_per_arm(0.03, 0.1, shown=1, correlation=0.0), users_per_arm(0.03, 0.1, shown=100, correlation=0.01)
-    (53211, 1059)
+    (53208, 1059)
     """
     other = rate * (1.0 + uplift)
     effect = max(1.0 + (shown - 1.0) * correlation, 0.0)
