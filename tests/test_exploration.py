@@ -89,7 +89,7 @@ def test_items_are_drawn_as_often_as_their_propensity_says(kind: Any) -> None:
     ranked = np.arange(20, dtype=np.intp)
     probability, evidence = np.linspace(0.06, 0.02, 20), np.linspace(0.0, 400.0, 20)[::-1].copy()
     counts: dict[int, Counter[int]] = {2: Counter(), 4: Counter()}
-    n = 20_000
+    n = 6_000
     for i in range(n):
         _, drawn = explore(ranked[:10], ranked, None, probability, evidence, Exploring(rule, f"request-{i}"))
         for one in drawn:

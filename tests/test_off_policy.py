@@ -28,7 +28,7 @@ from deployment.off_policy.estimators import (
 from deployment.off_policy.intervals import intervals
 from feature_repo.errors import BadInputError
 
-QUICK = examples(max_examples=30, deadline=None)
+QUICK = examples(max_examples=20, deadline=None)
 ANYTHING = Demands(0.0, 0.0, 0, 1.0, 1.0, np.inf)
 
 
@@ -77,7 +77,7 @@ def log_of(mean: Any, logging: Any, target: Any, n: int, seed: int, model: Any =
 @given(bandits(), st.integers(0, 10_000))
 def test_estimates_are_within_the_error_of_the_truth(bandit: Any, seed: int) -> None:
     mean, logging, target = bandit
-    truth, n = float(target @ mean), 20_000
+    truth, n = float(target @ mean), 8_000
     # The model of DR is wrong on purpose: it may not matter.
     found = answer(log_of(mean, logging, target, n, seed, model=np.full(len(mean), 0.9)), demands=ANYTHING)
     error = float(np.sqrt((target**2 / logging) @ np.maximum(mean, 1 - mean)) / np.sqrt(n))

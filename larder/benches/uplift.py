@@ -71,17 +71,23 @@ class Seen:
     ----------
     clicks, shown
         Of each user.
+    expected
+        Clicks that all lists shown would have by the truth, without luck.
     degraded
-        Answers that no model made for a user who is known.
+        Answers below the rung `full` of the ladder.
+    strangers
+        Answers to users of whom nothing was known.
     """
 
     clicks: dict[str, float] = field(default_factory=dict)
     shown: dict[str, float] = field(default_factory=dict)
+    expected: float = 0.0
     degraded: int = 0
     strangers: int = 0
 
-    def add(self, user: str, clicks: int, answer: Recommendations) -> None:
+    def add(self, user: str, clicks: int, expected: float, answer: Recommendations) -> None:
         """Note one visit."""
+        self.expected += expected
         self.clicks[user] = self.clicks.get(user, 0.0) + clicks
         self.shown[user] = self.shown.get(user, 0.0) + len(answer.items)
         self.degraded += answer.level != "full"
@@ -143,6 +149,8 @@ def _figures(prefix: str, shops: list[Tested]) -> dict[str, float]:
             f"{name}.ctr_low": mean - 1.96 * error,
             f"{name}.ctr_high": mean + 1.96 * error,
         }
+        arms = [shop.arms[name] for shop in shops]
+        figures[f"{name}.true_ctr"] = sum(one.expected for one in arms) / sum(sum(one.shown.values()) for one in arms)
         figures[f"{name}.users"] = float(sum(one.users for one in values))
         figures[f"{name}.design_effect"] = float(np.mean([one.design_effect for one in values]))
     expected = {name: np.concatenate([shop.expected[name] for shop in shops]) / K for name in shops[0].expected}
@@ -257,9 +265,11 @@ def _visits(
     on_sale = [item for item, here in zip(ids, available, strict=True) if here]
     expected: dict[str, list[float]] = {"oracle": [], **{name: [] for name in ARMS}}
     arms = {name: Seen() for name in ARMS}
+    truths: dict[str, dict[str, float]] = {}
     with progress(f"shop {seed}: {len(users):,} users visit", len(users) * (VISITS + 1)) as shown:
         for user in users:
             truth = dict(zip(on_sale, shop.true_probability(user, on_sale, now).tolist(), strict=True))
+            truths[user] = truth
             best = sorted(truth, key=lambda item: (-truth[item], item))[:K]
             expected["oracle"].append(_expected(shop, [truth[item] for item in best]))
             for name, api in apis.items():
@@ -273,7 +283,8 @@ def _visits(
                 answer = apis[name].recommend(user, K, request_id=f"{seed}-{visit}-{user}")
                 listed = [item.item_id for item in answer.items]
                 events = shop.respond(user, listed, moment, rng, answer.request_id)
-                arms[name].add(user, sum(one["event_type"] == "view" for one in events), answer)
+                clicks = sum(one["event_type"] == "view" for one in events)
+                arms[name].add(user, clicks, _expected(shop, [truths[user].get(i, 0.0) for i in listed]), answer)
                 if events:
                     apis[name].send([Event(**{**one, "event_timestamp": moment}) for one in events])
                 shown.advance()
