@@ -46,6 +46,14 @@ RULES: Final[dict[str, Exploration | None]] = {
     "epsilon_new_3_places": Exploration("epsilon", (2, 4, 6), epsilon=0.5, pool="new", pool_size=30),
     "thompson_new_3_places": Exploration("thompson", (2, 4, 6), epsilon=0.1, pool="new", pool_size=30),
 }
+_LABELS: Final = {
+    "epsilon": "epsilon .3, rank 5, below the list",
+    "thompson": "Thompson, rank 5, below the list",
+    "epsilon_new": "epsilon .3, rank 5, new",
+    "thompson_new": "Thompson, rank 5, new",
+    "epsilon_new_3_places": "epsilon .5, three places, new",
+    "thompson_new_3_places": "Thompson, three places, new",
+}
 #: A new item is known of when so many clicks were made on it in lists.
 KNOWN: Final = 5
 
@@ -160,12 +168,12 @@ def _plot(figures: dict[str, float], path: Path) -> None:
             yerr=100 * np.array(bars[1]),
             fmt="o",
             color=colour,
-            label=name.replace("_", ", pool: "),
+            label=_LABELS[name],
         )
     axis.axhline(0.0, color="black", linewidth=0.8)
     axis.axvline(0.0, color="black", linewidth=0.8)
-    axis.set(xlabel="clicks of a list, change by the draws, %", ylabel="good new items that people know of, %")
-    axis.legend(fontsize=8)
+    axis.set(xlabel="change of expected clicks by the draws, %", ylabel="good new items known (5 clicks or more), %")
+    axis.legend(fontsize=8, loc="upper right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
