@@ -257,10 +257,13 @@ def load_catboost(path: Path, calibration: Calibration) -> CatBoostRanker:
 
 def compiled_trees(model: Any) -> ObliviousTrees | None:
     """Read the trees of a CatBoost model; None where they do not give the library's scores, to the bit."""
-    with tempfile.TemporaryDirectory() as directory:
-        described = Path(directory) / "model.json"
-        model.save_model(str(described), format="json")
-        trees = oblivious_trees(json.loads(described.read_bytes()))
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            described = Path(directory) / "model.json"
+            model.save_model(str(described), format="json")
+            trees = oblivious_trees(json.loads(described.read_bytes()))
+    except OSError:  # where no file may be written, as in the gate's child process, the library scores
+        return None
     if trees is None:
         return None
     rows = trees.probes(len(model.feature_names_))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,11 @@ from catboost import CatBoost, Pool
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deployment.parser import Parser
 from serving.bundle import compiled_trees
 from serving.cascade.oblivious_trees import oblivious_trees
+from tests.test_cascade import small_shop
+from tests.tiny_bundle import make_bundle
 
 
 def _model(rng: np.random.Generator, missing: float, **options: Any) -> tuple[CatBoost, int]:
@@ -74,3 +78,8 @@ def test_a_wrong_reading_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.bundle.oblivious_trees", wrong)
     model, _ = _model(np.random.default_rng(4), 0.1)
     assert compiled_trees(model) is None
+
+
+def test_the_gates_child_process_which_may_write_no_file_takes_a_bundle(tmp_path: Path) -> None:
+    with Parser(seconds=60.0, memory_mb=8192.0) as parser:
+        assert parser.bundle(tmp_path / make_bundle(tmp_path, small_shop()), ("catboost",)).finite
