@@ -34,7 +34,7 @@ MAY_IMPORT = {
 #: the file is nothing without the library; such a file is itself imported where it is used.
 HEAVY = {
     "feast", "mlflow", "evidently", "catboost", "lightgbm", "xgboost", "implicit", "faiss", "torch", "jax", "shap",
-    "opentelemetry",
+    "opentelemetry", "optax", "onnxruntime", "tokenizers", "sentence_transformers", "huggingface_hub",
 }  # fmt: skip
 ADAPTERS = {
     "deployment/registry.py": {"mlflow"},
@@ -49,6 +49,9 @@ ADAPTERS = {
     "serving/candidates/vector_index.py": {"faiss"},
     "training/classifiers.py": {"catboost", "lightgbm", "xgboost"},
     "training/comparison_tracking.py": {"mlflow"},
+    "training/encoders/onnx_encoder.py": {"huggingface_hub", "onnxruntime", "tokenizers"},
+    "training/encoders/sentence_transformer_encoder.py": {"sentence_transformers"},
+    "training/generators/info_nce.py": {"jax", "optax"},
     "training/generators/als.py": {"implicit"},
     "training/rankers/catboost_ranker.py": {"catboost"},
     "training/rankers/lambdarank.py": {"lightgbm"},

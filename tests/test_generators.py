@@ -14,6 +14,7 @@ from training.generators.als import Als
 from training.generators.als_similar import AlsSimilar
 from training.generators.content import Content
 from training.generators.contract import Past, Ready
+from training.generators.contrastive import Contrastive
 from training.generators.cooccurrence import Cooccurrence
 from training.generators.ease import Ease
 from training.generators.fallback import WithFallback
@@ -24,6 +25,11 @@ from training.generators.segment_popularity import SegmentPopularity
 from training.generators.svd import Svd
 
 ALS = Als(factors=8, iterations=10)
+#: As small as the shop.
+SMALL_TOWERS = Contrastive(
+    dimensions=12, text_dimensions=16, hidden=16, horizon_days=7.0, step_days=3.0, history=16, batch=64, negatives=16,
+    steps=150, learning_rate=0.01,
+)  # fmt: skip
 
 
 class TestPopularAllTime(GeneratorContract):
@@ -112,6 +118,11 @@ class TestSvd(GeneratorContract):
 class TestContent(GeneratorContract):
     fit = Content()
     ndcg_floor = 0.6
+
+
+class TestContrastive(GeneratorContract):
+    fit = SMALL_TOWERS
+    ndcg_floor = 0.65
 
 
 class TestNewItems(GeneratorContract):

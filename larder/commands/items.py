@@ -42,3 +42,71 @@ def load(
         report = load_items(settings, file, rate=rate, on_rows=shown.advance)
     print(f"project {settings.project}: {file}")
     print("\n".join(lines_of(report, file)))
+
+
+@app.command()
+def encode(
+    ctx: typer.Context,
+    out: Annotated[Path, typer.Argument(help="File to write, .npz.")],
+    encoder: Annotated[
+        str,
+        typer.Option(help="onnx:DIR, sentence-transformers:NAME, images, or images-onnx:DIR (CLIP's vision tower)."),
+    ],
+    pictures: Annotated[
+        Path | None, typer.Option(help="Directory of the pictures: an item's `image` in it, or <item_id>.png.")
+    ] = None,
+    dimensions: Annotated[int, typer.Option(min=1, help="Main directions that are kept.")] = 64,
+    hub: Annotated[bool, typer.Option(help="Download the model by its name; without, nothing leaves here.")] = False,
+) -> None:
+    """Make frozen embeddings of the catalogue's texts or pictures, for the contrastive model (docs/contrastive.md).
+
+    Examples
+    --------
+      larder items encode text.npz --encoder onnx:models/minilm
+      larder --project simulator items encode pictures.npz --encoder images --pictures drawn
+    """
+    from feature_repo.datasets import read_items
+    from feature_repo.errors import BadInputError
+    from larder.progress import progress
+    from training.encode_items import encode_pictures, encode_texts, main_directions
+    from training.encoders.registry import image_model, text_model
+    from training.item_vectors import write_item_vectors
+
+    settings = settings_of(ctx)
+    items, refused = read_items(settings), []
+    with progress("encode", items.num_rows) as shown:
+        if encoder.startswith("images"):
+            if pictures is None:
+                raise BadInputError("say where the pictures are: --pictures DIR")
+            ids, vectors, refused = encode_pictures(items, pictures, image_model(encoder, hub=hub), shown.advance)
+        else:
+            ids, vectors = encode_texts(items, text_model(encoder, hub=hub), shown.advance)
+    if not ids:
+        raise BadInputError(f"none of the {items.num_rows} items of project {settings.project} could be encoded")
+    kept = main_directions(vectors, dimensions)
+    write_item_vectors(out, ids, kept)
+    for line in refused[:20]:
+        print(f"left out: {line}")
+    print(f"{len(ids)} of {items.num_rows} items, {vectors.shape[1]} numbers each, {kept.shape[1]} kept: {out}")
+
+
+@app.command()
+def draw(
+    ctx: typer.Context,
+    directory: Annotated[Path, typer.Argument(help="Where the pictures go: <item_id>.png.")],
+    seed: Annotated[int | None, typer.Option(help="Of the simulated shop; the project's by default.")] = None,
+) -> None:
+    """Draw a picture of every item of the simulated shop, by what it is.
+
+    Examples
+    --------
+      larder --project simulator items draw drawn
+    """
+    from feature_repo.simulator.pictures import write_pictures
+    from feature_repo.simulator.world import Simulator
+    from larder.progress import progress
+
+    settings = settings_of(ctx)
+    with progress("draw"):
+        files = write_pictures(Simulator(seed=settings.seed if seed is None else seed).catalogue, directory)
+    print(f"{len(files)} pictures in {directory}")

@@ -69,8 +69,14 @@ class NearestVectors(Protocol):
         ...
 
 
-def _empty() -> npt.NDArray[np.float32]:
+def no_centroids() -> F32:
+    """Centroids of a catalogue that is scanned."""
     return np.empty((0, 0), np.float32)
+
+
+def no_lists() -> I32:
+    """Lists of a catalogue that is scanned."""
+    return np.empty(0, np.int32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,14 +100,19 @@ class ItemFactors:
     half_life_days: float
     confidence: Confidence = "log"
     name: str = "als"
-    centroids: F32 = field(default_factory=_empty)
-    lists: I32 = field(default_factory=lambda: np.empty(0, np.int32))
+    centroids: F32 = field(default_factory=no_centroids)
+    lists: I32 = field(default_factory=no_lists)
     index: NearestVectors | None = field(default=None, repr=False, metadata=NOT_STORED)
     gram: npt.NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
         wide = self.factors.astype(np.float64)
         object.__setattr__(self, "gram", wide.T @ wide + self.regularization * np.eye(wide.shape[1]))
+
+    @property
+    def searched(self) -> F32:
+        """What the index searches, shape (n, f)."""
+        return self.factors
 
     def user_vector(self, user: UserRows, table: ItemTable, now_us: int) -> F32 | None:
         """Fold a user in, shape (f,); None for one who took no item of the vocabulary."""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from feature_repo.errors import BadInputError
 from serving.candidates.content import Content
 from serving.candidates.contract import CandidateGenerator
+from serving.candidates.contrastive import Contrastive, Tower
 from serving.candidates.factors import ItemFactors
 from serving.candidates.history import OwnHistory
 from serving.candidates.item_to_item import ItemToItem
@@ -31,6 +32,7 @@ from serving.candidates.vocabulary import Vocabulary
 #: Name in manifests to class.
 KINDS: Final[dict[str, type[Any]]] = {
     "content": Content,
+    "contrastive": Contrastive,
     "last_events": LastEvents,
     "new_items": NewItems,
     "popularity": Popularity,
@@ -43,7 +45,12 @@ KINDS: Final[dict[str, type[Any]]] = {
     "item_to_item": ItemToItem,
 }
 #: Field to class of what generators are composed of; stored by its own fields, under the field's name and a dot.
-PARTS: Final[dict[str, type[Any]]] = {"encoder": TextEncoder, "als": ItemFactors}
+PARTS: Final[dict[str, type[Any]]] = {
+    "encoder": TextEncoder,
+    "als": ItemFactors,
+    "item_tower": Tower,
+    "user_tower": Tower,
+}
 #: Array of the vocabulary's item ids.
 _IDS = "ids"
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.candidates.contract import F32, I32, CandidateGenerator
+from serving.candidates.contrastive import Contrastive
 from serving.candidates.factors import ItemFactors
 
 EXACT_BELOW = 50_000
@@ -92,6 +93,6 @@ class VectorIndex:
 
 def with_index(generator: G) -> G:
     """Give a generator over many vectors its index; any other is returned as it is."""
-    if isinstance(generator, ItemFactors) and len(generator.lists):
-        return replace(generator, index=VectorIndex(generator.factors, generator.centroids, generator.lists))
+    if isinstance(generator, ItemFactors | Contrastive) and len(generator.lists):
+        return replace(generator, index=VectorIndex(generator.searched, generator.centroids, generator.lists))
     return generator
