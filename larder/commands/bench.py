@@ -26,6 +26,7 @@ BENCHES = {
     "vector_index": "recall and time of retrieval from item factors: exact, by the index serving uses, by HNSW",
     "generators": "every candidate generator by itself, and new items, on Online Retail before the test window",
     "new_items": "how soon good new items of a simulated shop are found with and without the slot, and its cost",
+    "contrastive": "what the contrastive model and last items add to the two-stage model, paired; and alone (2 hours)",
     "ranker_latency": "ranking 300 items and explaining 20 by one thread: CatBoost beside LightGBM LambdaRank",
     "serving": "the API under rising load: one worker, two, with a rollout; beside a bare server and Feast's SDK",
     "tracing": "processor time per request with traces off, of 1 % and of all requests, by turns",

@@ -73,7 +73,8 @@ def encode(
     from training.item_vectors import write_item_vectors
 
     settings = settings_of(ctx)
-    items, refused = read_items(settings), []
+    items = read_items(settings)
+    refused: list[str] = []
     with progress("encode", items.num_rows) as shown:
         if encoder.startswith("images"):
             if pictures is None:

@@ -50,6 +50,15 @@ def train(
             "small)."
         ),
     ] = "catboost",
+    line_up: Annotated[
+        str,
+        typer.Option(
+            help="default, contrastive (and a user-item model trained with JAX) or sequence (and last items)."
+        ),
+    ] = "default",
+    vectors: Annotated[
+        Path | None, typer.Option(help="Item vectors for the contrastive model, of `larder items encode`.")
+    ] = None,
     sample: Annotated[
         bool,
         typer.Option(
@@ -82,6 +91,7 @@ def train(
       larder train --dataset simulator --purchase-score
       larder train --dataset simulator --diversity category_cap --new-item-slot
       larder train --dataset simulator --ranker lambdarank
+      larder train --dataset online_retail --line-up contrastive
     """
     from feature_repo.backfill import backfill
     from feature_repo.event_log import read_report
@@ -90,6 +100,7 @@ def train(
     from larder.story.data import ensure_data
     from larder.story.steps import PhaseProgress
     from serving.cascade.rerank import Diversity, NewItems
+    from training.line_up import line_up_of
     from training.rankers.registry import ranker_params
     from training.sample import sample_of
     from training.save_purchase import purchase_dir
@@ -98,6 +109,7 @@ def train(
 
     settings = settings_of(ctx, dataset)
     params = ranker_params(ranker)  # a wrong name is said before the work, not after
+    generators = line_up_of(line_up, None if vectors is None else str(vectors))
     data_hash = ensure_data(settings, dataset or settings.project)
     data = read_report(settings)
     with progress("backfill"):
@@ -108,6 +120,7 @@ def train(
                 target=data.target,
                 repeats=data.repeats,
                 windows=windows,
+                line_up=generators,
                 ranker=params,
                 diversity=Diversity(diversity.value),
                 new_items=NewItems(slots=int(new_item_slot)),

@@ -70,12 +70,12 @@ class NearestVectors(Protocol):
 
 
 def no_centroids() -> F32:
-    """Centroids of a catalogue that is scanned."""
+    """Return the centroids of a catalogue that is scanned."""
     return np.empty((0, 0), np.float32)
 
 
 def no_lists() -> I32:
-    """Lists of a catalogue that is scanned."""
+    """Return the lists of a catalogue that is scanned."""
     return np.empty(0, np.int32)
 
 

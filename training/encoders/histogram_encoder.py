@@ -56,8 +56,6 @@ class HistogramEncoder:
         bins = (place[:, None] * self.cells + place[None, :]) * self.directions + direction
         edges = np.bincount(bins.ravel(), strength.ravel(), self.cells**2 * self.directions)
         # Each kind weighs the same, however many numbers it has.
-        return unit_rows(
-            np.concatenate(
-                [unit_rows(part.reshape(1, -1)) for part in (np.sqrt(colours), means, np.sqrt(edges))], axis=1
-            )
-        )[0]
+        kinds = [unit_rows(part.reshape(1, -1)) for part in (np.sqrt(colours), means, np.sqrt(edges))]
+        one: F32 = unit_rows(np.concatenate(kinds, axis=1))[0]
+        return one

@@ -104,7 +104,7 @@ class OnnxImageEncoder:
         try:
             config = json.loads(path.read_text("utf-8")) if path.exists() else _CLIP
             size = config.get("crop_size", config.get("size", _CLIP["size"]))
-            self._size = int(size if not isinstance(size, dict) else size.get("height", size.get("shortest_edge")))
+            self._size = int(size.get("height", size.get("shortest_edge", 0)) if isinstance(size, dict) else size)
             self._mean, self._std = (
                 np.array(config.get(name, _CLIP[name]), np.float32) for name in ("image_mean", "image_std")
             )

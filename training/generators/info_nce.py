@@ -146,21 +146,26 @@ def train_towers(
 
     optimiser = optax.adamw(optax.cosine_decay_schedule(learning_rate, steps), weight_decay=decay)
 
-    @jax.jit
     def step(p: Any, state: Any, batch: Any, key: Any) -> Any:
         loss, gradient = jax.value_and_grad(loss_of)(p, batch, key)
         updates, state = optimiser.update(gradient, state, p)
         return optax.apply_updates(p, updates), state, loss
 
+    compiled = jax.jit(step)
     state, key, losses = optimiser.init(params), jax.random.PRNGKey(seed), []
     for number, batch in zip(range(steps), batches, strict=False):
-        params, state, loss = step(params, state, vars(batch), jax.random.fold_in(key, number))
+        params, state, loss = compiled(params, state, vars(batch), jax.random.fold_in(key, number))
         losses.append(loss)
     found = {name: np.asarray(value, np.float32) for name, value in params.items()}
     return Towers(
-        *(found[name] for name in ("item_hidden", "item_bias", "item_out", "user_hidden", "user_bias", "user_out")),
-        own=np.column_stack([found["own"], found["own_bias"]]),
-        popularity_weight=np.logaddexp(found["popularity"], np.float32(0.0)).astype(np.float32),
-        temperature=float(np.exp(-found["scale"])),
-        loss=float(np.mean([float(one) for one in losses[-50:]])),
+        found["item_hidden"],
+        found["item_bias"],
+        found["item_out"],
+        found["user_hidden"],
+        found["user_bias"],
+        found["user_out"],
+        np.column_stack([found["own"], found["own_bias"]]),
+        np.logaddexp(found["popularity"], np.float32(0.0)).astype(np.float32),
+        float(np.exp(-found["scale"])),
+        float(np.mean([float(one) for one in losses[-50:]])),
     )
