@@ -28,7 +28,7 @@ ALS = Als(factors=8, iterations=10)
 #: As small as the shop.
 SMALL_TOWERS = Contrastive(
     dimensions=12, text_dimensions=16, hidden=16, horizon_days=7.0, step_days=3.0, history=16, batch=64, negatives=16,
-    steps=150, learning_rate=0.01,
+    steps=80, learning_rate=0.02,
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from serving.candidates.factors import NearestVectors, no_centroids, no_lists
 from serving.candidates.history import weight_per_item
 from serving.candidates.text import TextEncoder, unit_rows
 from serving.candidates.vocabulary import Vocabulary
-from serving.cascade.items import ItemTable, Mask
+from serving.cascade.items import ItemTable
 
 #: Popularity that the score knows of, by half-life of a purchase (`ItemTable.popularity`).
 WINDOWS: Final = ("1d", "7d", "30d")
@@ -68,11 +68,6 @@ class Placed:
     bias: F32
     place: I32
 
-    @property
-    def known(self) -> Mask:
-        """Which items have a place, shape (n,)."""
-        return self.place >= 0
-
 
 def _nowhere() -> Placed:
     nothing = np.empty((0, 0), np.float32)
@@ -113,16 +108,17 @@ class Contrastive:
     lists: I32 = field(default_factory=no_lists)
     index: NearestVectors | None = field(default=None, repr=False, metadata=NOT_STORED)
     _placed: list[Placed] = field(default_factory=lambda: [_nowhere()], init=False, repr=False)
+    _offset: list[tuple[ItemTable, F32]] = field(default_factory=list, init=False, repr=False)
+    _floor: float = field(default=0.0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # No item of the vocabulary scores below it, whoever asks.
+        object.__setattr__(self, "_floor", float(self.bias.min(initial=0.0)) - 1.0 / self.temperature)
 
     @property
     def searched(self) -> F32:
         """What the index searches: vectors with the bias as a column more, shape (v, f + 1)."""
         return np.column_stack([self.vectors, self.bias])
-
-    @property
-    def _floor(self) -> float:
-        """Below what any item of the vocabulary scores."""
-        return float(self.bias.min(initial=0.0)) - 1.0 / self.temperature
 
     def user_vector(self, user: UserRows, table: ItemTable, now_us: int) -> F32 | None:
         """Pool a user's recent items and project them, shape (f,), length 1; None where none of them has a place."""
@@ -146,24 +142,30 @@ class Contrastive:
         vector /= np.float32(self.temperature)
         if self.index is not None:
             return _IndexedQuery(self, self.index, vector, table)
-        placed = self.placed(table)
-        return DenseQuery(self._above_floor(placed.vectors @ vector + placed.bias + self._popular(table), placed.known))
+        scores = self.placed(table).vectors @ vector
+        return DenseQuery(self._above_floor(scores, self._offsets(table), slice(None), table))
 
     def scores(self, vector: F32, table: ItemTable, items: I32) -> F32:
         """Return the scores of some items for a user's vector over the temperature, shape (len(items),)."""
-        placed = self.placed(table)
-        match = np.einsum("ij,j->i", placed.vectors[items], vector)
-        return self._above_floor(match + placed.bias[items] + self._popular(table)[items], placed.known[items])
+        match = np.einsum("ij,j->i", self.placed(table).vectors[items], vector)
+        return self._above_floor(match, self._offsets(table)[items], items, table)
 
-    def _above_floor(self, scores: F32, known: Mask) -> F32:
-        shown: F32 = np.where(known, np.maximum(scores - np.float32(self._floor), _LEAST), 0.0).astype(np.float32)
-        return shown
+    def _above_floor(self, match: F32, offset: F32, items: I32 | slice, table: ItemTable) -> F32:
+        match += offset
+        np.maximum(match, _LEAST, out=match)
+        match[self.placed(table).place[items] < 0] = 0.0
+        return match
 
-    def _popular(self, table: ItemTable) -> F32:
-        total = np.zeros(len(table), np.float32)
+    def _offsets(self, table: ItemTable) -> F32:
+        """Return what is added to every user's match: bias and popularity, above the floor; shape (n,)."""
+        last = self._offset[0] if self._offset else None
+        if last is not None and last[0] is table:
+            return last[1]
+        offset = self.placed(table).bias - np.float32(self._floor)
         for window, weight in zip(WINDOWS, self.popularity_weight.tolist(), strict=True):
-            total += np.float32(weight) * np.log1p(table.popularity(window)).astype(np.float32)
-        return total
+            offset += np.float32(weight) * np.log1p(table.popularity_score(window))
+        self._offset[:] = [(table, offset)]
+        return offset
 
     def placed(self, table: ItemTable) -> Placed:
         """Return where a table's items lie; only those whose text is new are projected."""

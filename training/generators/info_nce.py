@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def train_towers(
     try:
         import jax
         import jax.numpy as jnp
-        import optax
+        import optax  # noqa: F401 - asked for here, where the error is said
     except ImportError as error:
         raise BadInputError(f"the contrastive model is trained with JAX, which is not installed: {INSTALL}") from error
 
@@ -113,23 +114,53 @@ def train_towers(
         "user_hidden": drawn(pools * dimensions, hidden),
         "user_bias": jnp.zeros(hidden),
         "user_out": drawn(hidden, dimensions) * 0.1,
-        "own": drawn(dimensions, n).T * 0.1 * jnp.append(jnp.ones(dimensions), 0.0)[:dimensions],
+        "own": drawn(dimensions, n).T * 0.1,
         "own_bias": jnp.zeros(n),
         "popularity": jnp.zeros(windows),
         "scale": jnp.asarray(np.log(10.0), jnp.float32),
     }
-    known = jnp.asarray(content)
+    start, step = _compiled(n, dimensions, drop_own, content_parts, learning_rate, steps, decay)
+    known, state, key, losses = jnp.asarray(content), start(params), jax.random.PRNGKey(seed), []
+    for number, batch in zip(range(steps), batches, strict=False):
+        params, state, loss = step(params, state, known, vars(batch), jax.random.fold_in(key, number))
+        losses.append(loss)
+    found = {name: np.asarray(value, np.float32) for name, value in params.items()}
+    return Towers(
+        found["item_hidden"],
+        found["item_bias"],
+        found["item_out"],
+        found["user_hidden"],
+        found["user_bias"],
+        found["user_out"],
+        np.column_stack([found["own"], found["own_bias"]]),
+        np.logaddexp(found["popularity"], np.float32(0.0)).astype(np.float32),
+        float(np.exp(-found["scale"])),
+        float(np.mean([float(one) for one in losses[-50:]])),
+    )
+
+
+@cache
+def _compiled(
+    n: int,
+    dimensions: int,
+    drop_own: float,
+    content_parts: tuple[int, ...],
+    learning_rate: float,
+    steps: int,
+    decay: float,
+) -> tuple[Any, Any]:
+    """Build the optimiser's start and its compiled step; fits of one shape share them."""
+    import jax
+    import jax.numpy as jnp
+    import optax
 
     def unit(rows: Any) -> Any:
         return rows / jnp.sqrt((rows * rows).sum(-1, keepdims=True) + 1e-12)
 
-    def loss_of(p: dict[str, Any], batch: dict[str, Any], key: Any) -> Any:
+    def loss_of(p: dict[str, Any], known: Any, batch: dict[str, Any], key: Any) -> Any:
         keep = jax.random.bernoulli(key, 1.0 - drop_own, (n, 1))
-        x = (
-            known
-            if not content_parts
-            else jnp.hstack([known[:, : content_parts[0]], known[:, content_parts[0] :] * keep])
-        )
+        first = content_parts[0] if content_parts else known.shape[1]
+        x = jnp.hstack([known[:, :first], known[:, first:] * keep])
         said = jax.nn.relu(x @ p["item_hidden"] + p["item_bias"]) @ p["item_out"]
         items = unit(said[:, :-1] + p["own"] * keep)
         bias = said[:, -1] + p["own_bias"] * keep[:, 0]
@@ -146,26 +177,9 @@ def train_towers(
 
     optimiser = optax.adamw(optax.cosine_decay_schedule(learning_rate, steps), weight_decay=decay)
 
-    def step(p: Any, state: Any, batch: Any, key: Any) -> Any:
-        loss, gradient = jax.value_and_grad(loss_of)(p, batch, key)
+    def step(p: Any, state: Any, known: Any, batch: Any, key: Any) -> Any:
+        loss, gradient = jax.value_and_grad(loss_of)(p, known, batch, key)
         updates, state = optimiser.update(gradient, state, p)
         return optax.apply_updates(p, updates), state, loss
 
-    compiled = jax.jit(step)
-    state, key, losses = optimiser.init(params), jax.random.PRNGKey(seed), []
-    for number, batch in zip(range(steps), batches, strict=False):
-        params, state, loss = compiled(params, state, vars(batch), jax.random.fold_in(key, number))
-        losses.append(loss)
-    found = {name: np.asarray(value, np.float32) for name, value in params.items()}
-    return Towers(
-        found["item_hidden"],
-        found["item_bias"],
-        found["item_out"],
-        found["user_hidden"],
-        found["user_bias"],
-        found["user_out"],
-        np.column_stack([found["own"], found["own_bias"]]),
-        np.logaddexp(found["popularity"], np.float32(0.0)).astype(np.float32),
-        float(np.exp(-found["scale"])),
-        float(np.mean([float(one) for one in losses[-50:]])),
-    )
+    return optimiser.init, jax.jit(step)
