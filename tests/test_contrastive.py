@@ -28,6 +28,7 @@ from tests.test_generators import SMALL_TOWERS
 from training.generators import contrastive as training
 from training.generators.contract import Past
 from training.item_vectors import write_item_vectors
+from training.line_up import default_line_up, line_up_of
 
 END_US = NOW_US + 8 * DAY_US
 
@@ -153,6 +154,18 @@ def test_without_jax_the_error_says_how_to_install_it(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "optax", None)
     with pytest.raises(BadInputError, match=r"larder\[contrastive\]"):
         SMALL_TOWERS.fit(learnable_shop().past())
+    with pytest.raises(BadInputError, match=r"larder\[contrastive\]"):
+        line_up_of("contrastive")  # before anything was fitted
+
+
+def test_line_ups_by_name() -> None:
+    names = [one.name for one in line_up_of("contrastive", "vectors.npz")]
+    assert names == [*(one.name for one in default_line_up()), "contrastive"]
+    assert [one.name for one in line_up_of("sequence")][-1] == "recent"
+    with pytest.raises(BadInputError, match="no line-up 'best'"):
+        line_up_of("best")
+    with pytest.raises(BadInputError, match="takes no item vectors"):
+        line_up_of("default", "vectors.npz")
 
 
 def test_a_shop_without_baskets_is_refused() -> None:

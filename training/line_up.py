@@ -18,6 +18,7 @@ from training.generators.contract import GeneratorFit, Past, Ready
 from training.generators.contrastive import Contrastive
 from training.generators.cooccurrence import Cooccurrence
 from training.generators.ease import Ease
+from training.generators.info_nce import require_jax
 from training.generators.last_events import LastEvents
 from training.generators.next_basket import NextBasket
 from training.npz import write_npz
@@ -77,15 +78,16 @@ def line_up_of(name: str, vectors: str | None = None) -> LineUp:
     Raises
     ------
     BadInputError
-        For a name that is none, or vectors that no generator of it takes.
+        For a name that is none, vectors that no generator of it takes, or a library that is missing.
     """
     if name not in LINE_UPS:
         raise BadInputError(f"no line-up {name!r}; there are: {', '.join(LINE_UPS)}")
-    if vectors is None:
-        return LINE_UPS[name]()
-    if name != "contrastive":
+    if name == "contrastive":
+        require_jax()
+        return with_contrastive(vectors)
+    if vectors is not None:
         raise BadInputError(f"the line-up {name!r} takes no item vectors; `contrastive` does")
-    return with_contrastive(vectors)
+    return LINE_UPS[name]()
 
 
 def fit_line_up(line_up: LineUp, past: Past) -> tuple[CandidateGenerator, ...]:

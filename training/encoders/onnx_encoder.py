@@ -103,12 +103,14 @@ class OnnxImageEncoder:
         path = directory / "preprocessor_config.json"
         try:
             config = json.loads(path.read_text("utf-8")) if path.exists() else _CLIP
-            size = config.get("crop_size", config.get("size", _CLIP["size"]))
-            self._size = int(size.get("height", size.get("shortest_edge", 0)) if isinstance(size, dict) else size)
+            size: Any = config.get("crop_size", config.get("size", _CLIP["size"]))
+            if isinstance(size, dict):
+                size = size["height"] if "height" in size else size["shortest_edge"]
+            self._size = int(size)
             self._mean, self._std = (
                 np.array(config.get(name, _CLIP[name]), np.float32) for name in ("image_mean", "image_std")
             )
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise BadInputError(f"{path} is no configuration of a preprocessor: {error}") from error
         if not 0 < self._size <= 1024 or self._mean.shape != (3,) or self._std.shape != (3,) or not self._std.all():
             raise BadInputError(f"{path}: size {self._size}, mean {self._mean.tolist()}, std {self._std.tolist()}")

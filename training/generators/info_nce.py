@@ -59,6 +59,21 @@ class Towers:
     loss: float
 
 
+def require_jax() -> None:
+    """Say early what is missing.
+
+    Raises
+    ------
+    BadInputError
+        Where JAX or optax is not installed.
+    """
+    try:
+        import jax  # noqa: F401
+        import optax  # noqa: F401
+    except ImportError as error:
+        raise BadInputError(f"the contrastive model is trained with JAX, which is not installed: {INSTALL}") from error
+
+
 def train_towers(
     content: F32,
     batches: Iterator[Batch],
@@ -94,12 +109,9 @@ def train_towers(
     BadInputError
         Where JAX is not installed.
     """
-    try:
-        import jax
-        import jax.numpy as jnp
-        import optax  # noqa: F401 - asked for here, where the error is said
-    except ImportError as error:
-        raise BadInputError(f"the contrastive model is trained with JAX, which is not installed: {INSTALL}") from error
+    require_jax()
+    import jax
+    import jax.numpy as jnp
 
     n, d = content.shape
     rng = np.random.default_rng([seed, 11])
