@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from training.generators.contract import GeneratorFit
+from training.generators.contrastive import Contrastive
 from training.generators.ease import Ease
 from training.generators.next_basket import NextBasket
 from training.line_up import LineUp
@@ -17,6 +18,7 @@ USERS: Final = 300
 #: Items of the closed-form generators, whose cost grows with the cube of it.
 MAX_ITEMS: Final = 1_000
 NEXT_CUTS: Final = 4
+CONTRASTIVE_STEPS: Final = 100
 TREES: Final = 100
 
 
@@ -40,6 +42,8 @@ def _smaller(line_up: LineUp) -> LineUp:
     for one in line_up:
         if isinstance(one, NextBasket):
             out.append(replace(one, max_items=min(one.max_items, MAX_ITEMS), cuts=min(one.cuts, NEXT_CUTS)))
+        elif isinstance(one, Contrastive):
+            out.append(replace(one, steps=min(one.steps, CONTRASTIVE_STEPS)))
         elif isinstance(one, Ease):
             out.append(replace(one, max_items=min(one.max_items, MAX_ITEMS)))
         else:

@@ -14,6 +14,8 @@ from feature_repo.errors import BadInputError
 from serving.candidates.contract import F32, I32
 
 INSTALL = "uv pip install 'larder[contrastive]'"
+#: How often an item's embeddings other than its text are left out.
+DROP_OTHERS = 0.2
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def train_towers(
     drop_own
         How often an item's own vector is left out, so that content alone places an item that nobody knows.
     content_parts
-        Where another embedding begins in `content`: all after the first are left out as often as own vectors are, as
+        Where another embedding begins in `content`: all after the first are now and then left out (`DROP_OTHERS`), as
         text is all that is known of an item that comes later.
 
     Raises
@@ -172,7 +174,8 @@ def _compiled(
     def loss_of(p: dict[str, Any], known: Any, batch: dict[str, Any], key: Any) -> Any:
         keep = jax.random.bernoulli(key, 1.0 - drop_own, (n, 1))
         first = content_parts[0] if content_parts else known.shape[1]
-        x = jnp.hstack([known[:, :first], known[:, first:] * keep])
+        others = jax.random.bernoulli(jax.random.fold_in(key, 1), 1.0 - DROP_OTHERS, (n, 1))
+        x = jnp.hstack([known[:, :first], known[:, first:] * others])
         said = jax.nn.relu(x @ p["item_hidden"] + p["item_bias"]) @ p["item_out"]
         items = unit(said[:, :-1] + p["own"] * keep)
         bias = said[:, -1] + p["own_bias"] * keep[:, 0]
