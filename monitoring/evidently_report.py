@@ -26,8 +26,8 @@ METHOD: Final = "larder"
 SHOWN: Final = 24
 #: Scripts and styles of the page are inline; nothing may be asked for from anywhere, nor sent.
 POLICY: Final = (
-    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' blob:; style-src 'unsafe-inline'; img-src data: blob:; "
-    "font-src data:; connect-src 'none'; form-action 'none'; base-uri 'none'"
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' blob:; style-src 'unsafe-inline'; "
+    "img-src data: blob:; font-src data:; connect-src 'none'; form-action 'none'; base-uri 'none'"
 )
 
 
@@ -102,7 +102,9 @@ def _register(findings: Mapping[str, FindingRecord]) -> None:
     from evidently.legacy.calculations.stattests import StatTest, register_stattest
     from evidently.legacy.core import ColumnType
 
-    def ours(reference: pd.Series[Any], current: pd.Series[Any], kind: ColumnType, threshold: float) -> tuple[float, bool]:
+    def ours(
+        reference: pd.Series[Any], current: pd.Series[Any], kind: ColumnType, threshold: float
+    ) -> tuple[float, bool]:
         one = findings[str(reference.name)]
         return one.p_value, one.hit
 

@@ -14,12 +14,16 @@ from typing import Final
 from monitoring.drift.state import DriftState, FindingRecord
 from monitoring.signals import Signal
 
-POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-src 'self' file:; base-uri 'none'; form-action 'none'"
+POLICY: Final = (
+    "default-src 'none'; style-src 'unsafe-inline'; frame-src 'self' file:; base-uri 'none'; form-action 'none'"
+)
+_AGAINST: Final = {"training": "what it would have served on its test window", "served": "its own first windows"}
 _STYLE: Final = """
 :root{color-scheme:light dark;--line:#8884;--alarm:#c62828;--hit:#b26a00;--fine:#2e7d32}
 body{font:15px/1.5 system-ui,sans-serif;max-width:80rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.5rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .5rem}p{margin:.3rem 0}
-table{border-collapse:collapse;width:100%}th,td{padding:.15rem .6rem;border-bottom:1px solid var(--line);text-align:left}
+table{border-collapse:collapse;width:100%}th,td{padding:.15rem .6rem;border-bottom:1px solid var(--line);
+text-align:left}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.scroll{overflow-x:auto;max-height:28rem;overflow-y:auto}
 .alarm{color:var(--alarm);font-weight:600}.hit{color:var(--hit)}.fine{color:var(--fine)}.soft{opacity:.65}
 iframe{width:100%;height:44rem;border:1px solid var(--line);border-radius:.4rem;background:#fff}
@@ -57,9 +61,9 @@ def _window(state: DriftState | None) -> Iterable[str]:
         return
     last = state.last
     yield (
-        f"<p>Window {state.windows}: {_time(last.start_us)} to {_time(last.end_us)} UTC, {last.requests:,} requests of as "
-        f"many users, champion <code>{escape(last.bundle_id[:12])}</code>, compared with "
-        f"{'its own first windows' if state.against == 'served' else 'what it would have served on its test window'}.</p>"
+        f"<p>Window {state.windows}: {_time(last.start_us)} to {_time(last.end_us)} UTC, {last.requests:,} requests of "
+        f"as many users, champion <code>{escape(last.bundle_id[:12])}</code>, compared with "
+        f"{_AGAINST[state.against]}.</p>"
     )
     if last.precision is not None:
         now, then = last.precision, last.precision_then
@@ -75,7 +79,7 @@ def _alarms(alarms: Sequence[Signal]) -> Iterable[str]:
     if not alarms:
         yield "<p class=fine>None.</p>"
         return
-    yield "<div class=scroll><table><tr><th>kind<th>subject<th class=n>value<th class=n>threshold<th>since window of</tr>"
+    yield "<div class=scroll><table><tr><th>kind<th>subject<th class=n>value<th class=n>threshold<th>window of</tr>"
     for one in alarms:
         yield (
             f"<tr><td class=alarm>{escape(one.kind)}<td>{escape(one.subject)}<td class=n>{one.value:.4g}"
@@ -108,7 +112,8 @@ def _reports(reports: Sequence[str]) -> Iterable[str]:
     for number, name in enumerate(reports):
         # A closed one is not loaded: each has several MB.
         yield f"<details {'open' if number == 0 else ''}><summary>{escape(name)}</summary>"
-        yield f"<iframe sandbox='allow-scripts' loading=lazy title='{escape(name)}' src='{escape(name)}'></iframe></details>"
+        yield f"<iframe sandbox='allow-scripts' loading=lazy title='{escape(name)}' src='{escape(name)}'></iframe>"
+        yield "</details>"
 
 
 def _time(time_us: int) -> str:

@@ -63,9 +63,7 @@ class SignalStore:
             .group_by(SIGNAL.c.kind, SIGNAL.c.subject)
             .subquery()
         )
-        same = (
-            (SIGNAL.c.kind == last.c.kind) & (SIGNAL.c.subject == last.c.subject) & (SIGNAL.c.at_us == last.c.at_us)
-        )
+        same = (SIGNAL.c.kind == last.c.kind) & (SIGNAL.c.subject == last.c.subject) & (SIGNAL.c.at_us == last.c.at_us)
         self._ready()
         with self._database.transaction(write=False) as connection:
             rows = connection.execute(select(SIGNAL).join(last, same).where(of_project)).all()

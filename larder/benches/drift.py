@@ -186,7 +186,9 @@ def _serve(
     recommender = shift.recommender(shop.bundle.recommender)
     table, (start_us, end_us) = features.table(world, start), _span(start)
     comes: dict[str, int] = {}
-    for user, time in zip(events["user_id"].to_pylist(), events["event_timestamp"].cast("int64").to_pylist(), strict=True):
+    for user, time in zip(
+        events["user_id"].to_pylist(), events["event_timestamp"].cast("int64").to_pylist(), strict=True
+    ):
         comes.setdefault(user, time)
     # The sampler would draw these: others need no list. Some are strangers.
     salt = str(start_us)

@@ -119,7 +119,7 @@ def _other_taste(world: World, begins: datetime) -> World:
 
 
 def _recategorised(world: World, begins: datetime) -> World:
-    """Some items move into a category that did not exist."""
+    """Move some items into a category that did not exist."""
     counts = world.later["item_id"].value_counts().to_pylist()
     total, moved, taken = world.later.num_rows, set[str](), 0
     for one in sorted(counts, key=lambda one: str(one["values"]))[::3]:

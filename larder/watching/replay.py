@@ -66,8 +66,8 @@ def champion_reference(
     span = bundle.manifest.get("trained_until_us"), bundle.manifest.get("test_until_us")
     if None in span:
         raise NotFoundError(
-            f"bundle {watched.bundle_id} does not say which events it was judged on, so there is nothing to compare with; "
-            "set drift_reference to served: its own first windows"
+            f"bundle {watched.bundle_id} does not say which events it was judged on, so there is nothing to compare "
+            "with; set drift_reference to served: its own first windows"
         )
     start_us, end_us = int(span[0] or 0), int(span[1] or 0)
     visits = draw_visits(settings, start_us, end_us, size, every_us)
@@ -116,7 +116,9 @@ def replay(
         reader = AsOfReader(settings, moment)
         table = offline_item_table(reader, moment)
         for visit in (one for one in visits if one.state_us == moment):
-            record = answered(recommender, reader, table, watched, visit.user_id, visit.now_us, f"replay-{place[visit]}")
+            record = answered(
+                recommender, reader, table, watched, visit.user_id, visit.now_us, f"replay-{place[visit]}"
+            )
             if record is not None and (one := answer_of(record, watched)) is not None:
                 found[place[visit]] = one
         if report:

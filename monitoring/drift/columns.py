@@ -10,7 +10,7 @@ from typing import Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.request_features import FEATURES, inputs_of
+from feature_repo.request_features import inputs_of
 from feature_repo.services import feature_list
 
 F64 = npt.NDArray[np.float64]
@@ -84,6 +84,7 @@ OTHERS: Final = (
 def moves_by_itself(feature: str) -> bool:
     """Whether a feature is a function of the clock and of when somebody or something began.
 
+    >>> from feature_repo.request_features import FEATURES
     >>> [name for name in FEATURES if moves_by_itself(name)]
     ['f_user_days_known', 'f_item_age_days', 'f_hour_of_day', 'f_day_of_week']
     """
@@ -151,8 +152,6 @@ def columns_of(answers: Sequence[Answer], service: str) -> dict[str, Values]:
         "list_known_share": _numbers(a.known_share for a in answers),
     }
     return found
-
-
 
 
 def _numbers(values: Iterable[float]) -> F64:

@@ -105,11 +105,11 @@ def compare(
     return out
 
 
-def remembered(history: Mapping[str, Sequence[bool]], findings: Sequence[Finding], rules: Rules) -> dict[str, list[bool]]:
+def remembered(
+    history: Mapping[str, Sequence[bool]], findings: Sequence[Finding], rules: Rules
+) -> dict[str, list[bool]]:
     """Return the history with a window added: as much of it as the next decision needs."""
-    return {
-        one.column.name: [*history.get(one.column.name, ()), one.hit][-(rules.among - 1) :] for one in findings
-    }
+    return {one.column.name: [*history.get(one.column.name, ()), one.hit][-(rules.among - 1) :] for one in findings}
 
 
 def alarms_by_group(findings: Sequence[Finding], groups: Sequence[Group]) -> dict[Group, int]:
@@ -131,5 +131,3 @@ def _mean(column: Column, values: Values) -> float:
         return float("nan")
     known = values[~np.isnan(values.astype(np.float64))]
     return float(known.mean()) if len(known) else float("nan")
-
-

@@ -45,7 +45,7 @@ def expected_precision(scores: list[F64], *, seed: int = 0, draws: int = 1_000) 
 
 
 def expected_auc(probability: F64) -> float:
-    """Expected AUC of ranking by calibrated probabilities: of a taken and an untaken row, how often the first is higher.
+    """Return the AUC to expect of ranking by calibrated probabilities: how often a taken row is above an untaken one.
 
     NaN where all is certain to be taken, or nothing.
 

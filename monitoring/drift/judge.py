@@ -57,7 +57,7 @@ def judge(
         len(window.answers),
         [_record(one) for one in findings],
         _interval(expected_precision([answer.scores for answer in window.answers])),
-        state.last.precision_then if state.last else None,
+        _interval(expected_precision([np.array([score]) for score in sides.get("score", ())])),
     )
     return findings, msgspec.structs.replace(
         state,

@@ -39,7 +39,7 @@ class Reference:
 
 def reference_dir(settings: Settings, bundle_id: str) -> Path:
     """Where the reference of a bundle is."""
-    return settings.root / "monitoring" / "reference" / bundle_id
+    return settings.monitoring_dir / "reference" / bundle_id
 
 
 def write_reference(
@@ -58,7 +58,10 @@ def write_reference(
     """
     directory = reference_dir(settings, bundle_id)
     directory.mkdir(parents=True, exist_ok=True)
-    write_whole(pa.table({"category": sorted(categories)}, schema=pa.schema([("category", pa.string())])), directory / "categories.parquet")
+    write_whole(
+        pa.table({"category": sorted(categories)}, schema=pa.schema([("category", pa.string())])),
+        directory / "categories.parquet",
+    )
     write_whole(_table(events), directory / "events.parquet")
     write_whole(_table(answers), directory / "answers.parquet")
     return Reference({**answers, **events}, categories)
@@ -78,7 +81,9 @@ def read_reference(settings: Settings, bundle_id: str) -> Reference | None:
     try:
         tables = [pq.read_table(directory / f"{name}.parquet") for name in ("answers", "events", "categories")]
     except (OSError, pa.ArrowException) as error:
-        raise BadInputError(f"the reference in {directory} cannot be read ({error}); delete it, it is made anew") from error
+        raise BadInputError(
+            f"the reference in {directory} cannot be read ({error}); delete it, it is made anew"
+        ) from error
     columns: dict[str, Values] = {}
     for table in tables[:2]:
         for name in table.column_names:

@@ -137,9 +137,7 @@ class Drawn:
     enough: bool
 
 
-def draw_window(
-    records: Iterable[ImpressionRecord], watched: Watched, start_us: int, end_us: int, size: int
-) -> Drawn:
+def draw_window(records: Iterable[ImpressionRecord], watched: Watched, start_us: int, end_us: int, size: int) -> Drawn:
     """Draw the sample of the answers given from `start_us` to before `end_us`."""
     salt = str(start_us)
     made, all_of_them = UserSample(size, salt), UserSample(size, salt)
@@ -161,9 +159,7 @@ def with_outcomes(settings: Settings, answers: list[Answer], start_us: int, end_
     for row in _events(settings, start_us, end_us, ("request_id", "event_type")):
         if row["request_id"] in asked:
             {"view": clicked, "purchase": purchased}.get(row["event_type"], set()).add(row["request_id"])
-    return [
-        replace(one, clicked=one.request_id in clicked, purchased=one.request_id in purchased) for one in answers
-    ]
+    return [replace(one, clicked=one.request_id in clicked, purchased=one.request_id in purchased) for one in answers]
 
 
 def event_columns(
@@ -201,7 +197,9 @@ def event_columns(
 def categories_until(settings: Settings, end_us: int) -> frozenset[str]:
     """Return the categories of all events before a time."""
     until = datetime.fromtimestamp(end_us / 1e6, UTC)
-    return frozenset(filter(None, read_events(settings, until=until, columns=["category"])["category"].unique().to_pylist()))
+    return frozenset(
+        filter(None, read_events(settings, until=until, columns=["category"])["category"].unique().to_pylist())
+    )
 
 
 def window_columns(drawn: Drawn, service: str, events: dict[str, Values]) -> dict[str, Values]:

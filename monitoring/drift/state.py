@@ -76,7 +76,7 @@ class DriftState(msgspec.Struct, frozen=True):
 
 def state_path(settings: Settings) -> Path:
     """Where the project's state is."""
-    return settings.root / "monitoring" / "drift.json"
+    return settings.monitoring_dir / "drift.json"
 
 
 def read_state(settings: Settings) -> DriftState | None:

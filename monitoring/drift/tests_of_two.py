@@ -78,7 +78,7 @@ def chi_square(reference: Labels, current: Labels) -> Difference:
     rare = table.sum(0) < RARE
     table = np.column_stack([table[:, ~rare], table[:, rare].sum(1)]) if rare.any() else table
     table = table[:, table.sum(0) > 0]
-    if table.shape[1] < 2:  # noqa: PLR2004 - one category is no choice
+    if table.shape[1] < 2:
         return Difference(0.0, 1.0)
     share = table.sum(0) / (n + m)
     expected = np.outer([n, m], share)
@@ -103,7 +103,7 @@ def two_shares(reference: F64, current: F64) -> Difference:
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> F64:
-    """Adjusted p-values (Benjamini and Hochberg 1995): below q where the share of false finds is at most q.
+    """Adjust p-values (Benjamini and Hochberg 1995): below q are as many that the share of false ones is at most q.
 
     With no drift in any column, a window has any find at all with chance q at most; so it has where columns are alike
     (Benjamini and Yekutieli 2001 say which dependence is harmless).
@@ -122,7 +122,7 @@ def benjamini_hochberg(p_values: Sequence[float]) -> F64:
 def persists(hits: Sequence[bool], needed: int, among: int) -> bool:
     """Whether the newest window is a hit, and at least `needed` of the newest `among` windows are.
 
-    >>> [persists(hits, 2, 3) for hits in ([True], [True, False, True], [True, True, False], [True, False, False, True])]
-    [False, True, False, False]
+    >>> [persists(hits, 2, 3) for hits in ([True], [True, False, True], [True, True, False])]
+    [False, True, False]
     """
     return bool(hits) and hits[-1] and sum(hits[-among:]) >= needed
