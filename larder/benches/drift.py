@@ -169,7 +169,7 @@ def _watch(shop: OpenShop, shift: Shift, numbers: range, state: DriftState, show
         start = world.cut + timedelta(hours=HOURS * number)
         events = _between(changed.later, start, start + timedelta(hours=HOURS))
         drawn, (start_us, end_us) = _serve(shop, shift, changed, features, events, start), _span(start)
-        ours = event_columns(shop.settings, start_us, end_us, shop.reference.categories, RULES.sample, _US)
+        ours = event_columns(shop.settings, start_us, end_us, shop.reference.known, RULES.sample, _US)
         window = Window(start_us, end_us, drawn.answers, window_columns(drawn, shop.watched.service, ours))
         findings, state = judge(shop.watched.service, window, shop.reference.columns, state, RULES)
         told.findings.append(findings)

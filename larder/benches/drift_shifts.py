@@ -143,7 +143,11 @@ def _after(later: pa.Table, begins: datetime) -> pa.Array:
 
 
 SHIFTS: Final = (
-    Shift("prices", ("features/f_item_price", "quality/event_price", "features/f_price_ratio"), _dearer),
+    Shift(
+        "prices",
+        ("features/f_item_price", "quality/event_price", "features/f_price_ratio", "quality/event_price_change"),
+        _dearer,
+    ),
     Shift("taste", ("outcomes/", "features/", "recommendations/"), _other_taste, others_taste=True),
     Shift(
         "feature_missing",

@@ -17,7 +17,7 @@ from larder.watching.replay import champion_reference
 from monitoring.drift.comparison import Finding, Rules
 from monitoring.drift.judge import Window, judge
 from monitoring.drift.reference import Reference
-from monitoring.drift.served import Watched, draw_window, event_columns, window_columns, with_outcomes
+from monitoring.drift.served import Known, Watched, draw_window, event_columns, window_columns, with_outcomes
 from monitoring.drift.state import DriftState, read_state, restored, write_state
 from monitoring.report_index import index_page
 from monitoring.signals import Signal
@@ -30,6 +30,8 @@ _LOG = logging.getLogger(__name__)
 _MINUTE_US: Final = 60_000_000
 #: Clicks come after the list: a window is judged so long after its end, a quarter of its length at most.
 _SETTLE_US: Final = 30 * _MINUTE_US
+#: Columns that ask what there was before.
+_BEFORE: Final = {"event_new_category", "event_price_change"}
 #: Reports kept as pages.
 REPORTS: Final = 20
 Report = Callable[[str, int, int], None]
@@ -114,7 +116,7 @@ class DriftCheck:
 
     def _of(self, watched: Watched, report: Report) -> Reference:
         if self._settings.drift_reference == "served":
-            return Reference({}, frozenset())
+            return Reference({}, Known(frozenset(), {}))
         if self._reference is None:
             self._reference = champion_reference(
                 self._settings,
@@ -144,8 +146,10 @@ class DriftCheck:
         else:
             return None
         answers = with_outcomes(self._settings, drawn.answers, start, end + settle)
-        categories = self._of(watched, report).categories
-        events = event_columns(self._settings, start, end, categories, self.rules.sample, self.window_us)
+        known = self._of(watched, report).known
+        events = event_columns(self._settings, start, end, known, self.rules.sample, self.window_us)
+        if not known.categories:  # compared with itself: nothing is known of before
+            events = {name: values for name, values in events.items() if name not in _BEFORE}
         report("draw the window", 1, 1)
         return Window(start, end, answers, window_columns(replace(drawn, answers=answers), watched.service, events))
 

@@ -18,7 +18,7 @@ from feature_repo.services import service_hash
 from feature_repo.settings import Settings
 from monitoring.drift.columns import Answer, columns_of, draw
 from monitoring.drift.reference import Reference, read_reference, write_reference
-from monitoring.drift.served import Watched, answer_of, categories_until, event_columns
+from monitoring.drift.served import Watched, answer_of, event_columns, known_until
 from serving.bundle import Bundle
 from serving.cascade.items import ItemTable
 from serving.cascade.recommender import Recommender
@@ -60,9 +60,9 @@ def champion_reference(
     NotFoundError
         If the bundle does not say what it was judged on, or those events are gone.
     """
-    known = read_reference(settings, watched.bundle_id)
-    if known is not None:
-        return known
+    made = read_reference(settings, watched.bundle_id)
+    if made is not None:
+        return made
     span = bundle.manifest.get("trained_until_us"), bundle.manifest.get("test_until_us")
     if None in span:
         raise NotFoundError(
@@ -74,36 +74,46 @@ def champion_reference(
     answers = replay(settings, bundle.recommender, watched, visits, report)[:size]
     if not answers:
         raise NotFoundError(f"nobody came in the test window of bundle {watched.bundle_id}: there is no reference")
-    categories = categories_until(settings, start_us)
+    known = known_until(settings, start_us)
     columns = columns_of(answers, watched.service)
     # Nobody was served, so nobody clicked.
     replayed = {name: values for name, values in columns.items() if name not in {"clicked", "purchased"}}
-    events = event_columns(settings, start_us, end_us, categories, size, every_us)
-    return write_reference(settings, watched.bundle_id, replayed, events, categories)
+    events = event_columns(settings, start_us, end_us, known, size, every_us)
+    return write_reference(settings, watched.bundle_id, replayed, events, known)
 
 
 def draw_visits(settings: Settings, start_us: int, end_us: int, size: int, every_us: int) -> list[Visit]:
-    """Draw people who came within a window's length after a moment, as often as they did."""
+    """Draw people who came within a window's length after a moment, as often as they did.
+
+    Where too few came, the stretches are as long as the time between two moments.
+    """
     log = read_events(
         settings,
         since_seq=((start_us // 1000) << SEQ_COUNTER_BITS) - 1,
         until=datetime.fromtimestamp(end_us / 1e6, UTC),
         columns=["user_id", "event_timestamp"],
-    )
-    times = log["event_timestamp"].cast("int64").to_numpy()
-    users = log["user_id"].to_pylist()
-    order = np.argsort(times, kind="stable")
-    last = max(end_us - every_us, start_us)
-    moments = np.unique(np.linspace(start_us, last, MOMENTS).astype(np.int64))
+    ).sort_by("event_timestamp")
+    times, users = log["event_timestamp"].cast("int64").to_numpy(), log["user_id"].to_pylist()
+    # Some are strangers and get what is popular: a few more are drawn.
+    wanted = size + size // 2
     visits: list[Visit] = []
-    for moment in moments.tolist():
+    for length in (every_us, max(every_us, (end_us - start_us) // MOMENTS)):
+        visits = _visits(times, users, start_us, end_us, length)
+        if len(visits) >= wanted:
+            break
+    return sorted(visits, key=lambda visit: draw(visit.user_id, str(visit.state_us)))[:wanted]
+
+
+def _visits(times: I64, users: list[str], start_us: int, end_us: int, length_us: int) -> list[Visit]:
+    """Return everybody's first event in each stretch; `times` ascend, shape (n,)."""
+    last = max(end_us - length_us, start_us)
+    visits: list[Visit] = []
+    for moment in np.unique(np.linspace(start_us, last, MOMENTS).astype(np.int64)).tolist():
         first: dict[str, int] = {}
-        inside = order[np.searchsorted(times[order], moment) : np.searchsorted(times[order], moment + every_us)]
-        for event in inside.tolist():
+        for event in range(*np.searchsorted(times, [moment, moment + length_us]).tolist()):
             first.setdefault(users[event], int(times[event]))
         visits += [Visit(user, moment, now) for user, now in first.items()]
-    # Some are strangers and get what is popular: a few more are drawn.
-    return sorted(visits, key=lambda visit: draw(visit.user_id, str(visit.state_us)))[: size + size // 2]
+    return visits
 
 
 def replay(

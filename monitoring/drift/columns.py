@@ -19,6 +19,10 @@ Group = Literal["features", "predictions", "outcomes", "quality", "recommendatio
 GROUPS: Final[tuple[Group, ...]] = get_args(Group)
 Scale = Literal["number", "category", "share"]
 
+#: Columns that say whose rows they are; they are not compared.
+USER, ITEM, EVENT_USER, EVENT_ITEM = "_user", "_item", "_event_user", "_event_item"
+#: All of them.
+CLUSTERS: Final = (USER, ITEM, EVENT_USER, EVENT_ITEM)
 #: So many places of a list are looked at, however long the list: shorter and longer ones are then alike.
 DEPTH: Final = 5
 #: A list is popular by how many of its items are among so many of the bundle's popular ones.
@@ -41,6 +45,8 @@ class Column:
         Moves with the clock alone: a difference is no news.
     baseline
         Exists only where people were served: the champion's own first windows are its reference, as no replay has it.
+    cluster
+        Column of what rows have in common: those of one item, or one user, are no independent rows.
     """
 
     name: str
@@ -48,6 +54,7 @@ class Column:
     scale: Scale = "number"
     expected: bool = False
     baseline: bool = False
+    cluster: str = USER
 
     @property
     def subject(self) -> str:
@@ -70,11 +77,12 @@ OTHERS: Final = (
     Column("purchased", "outcomes", "share", baseline=True),
     Column("level", "quality", "category", baseline=True),
     Column("missing_share", "quality"),
-    Column("item_category", "quality", "category"),
-    Column("event_type", "quality", "category"),
-    Column("event_price", "quality"),
-    Column("event_category", "quality", "category"),
-    Column("event_new_category", "quality", "share"),
+    Column("item_category", "quality", "category", cluster=ITEM),
+    Column("event_type", "quality", "category", cluster=EVENT_USER),
+    Column("event_price", "quality", cluster=EVENT_ITEM),
+    Column("event_price_change", "quality", cluster=EVENT_USER),
+    Column("event_category", "quality", "category", cluster=EVENT_ITEM),
+    Column("event_new_category", "quality", "share", cluster=EVENT_USER),
     Column("list_categories", "recommendations"),
     Column("list_popular_share", "recommendations"),
     Column("list_known_share", "recommendations"),
@@ -93,7 +101,10 @@ def moves_by_itself(feature: str) -> bool:
 
 def watched(service: str) -> tuple[Column, ...]:
     """Return all columns of a model of a feature service."""
-    features = (Column(name, "features", expected=moves_by_itself(name)) for name in feature_list(service))
+    features = (
+        Column(name, "features", expected=moves_by_itself(name), cluster=ITEM if name.startswith("f_item_") else USER)
+        for name in feature_list(service)
+    )
     return (*features, *OTHERS)
 
 
@@ -116,7 +127,8 @@ class Answer:
     """
 
     request_id: str
-    service: str
+    user_id: str
+    item_id: str
     features: F64
     missing_share: float
     scores: F64
@@ -139,6 +151,8 @@ def columns_of(answers: Sequence[Answer], service: str) -> dict[str, Values]:
     matrix = np.stack([answer.features for answer in answers])
     found |= {name: matrix[:, place] for place, name in enumerate(feature_list(service))}
     found |= {
+        USER: _labels(f"{draw(answer.user_id):016x}" for answer in answers),
+        ITEM: _labels(answer.item_id for answer in answers),
         "score": _numbers(a.score for a in answers),
         "top_score": _numbers(a.scores.max() for a in answers),
         "score_spread": _numbers(a.scores.max() - a.scores.min() for a in answers),

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monitoring.drift.columns import Column, Group, Values
+from monitoring.drift.columns import Column, Values
 from monitoring.drift.tests_of_two import (
     Difference,
     benjamini_hochberg,
     chi_square,
+    effective_rows,
     kolmogorov_smirnov,
     persists,
     two_shares,
@@ -71,7 +72,7 @@ class Finding:
 
 def compare(
     columns: Sequence[Column],
-    reference: Mapping[str, Values],
+    references: Mapping[str, Mapping[str, Values]],
     current: Mapping[str, Values],
     history: Mapping[str, Sequence[bool]],
     rules: Rules,
@@ -80,7 +81,9 @@ def compare(
 
     Parameters
     ----------
-    reference, current
+    references
+        For each column, by name, the sample it is compared with: values by column, `CLUSTERS` among them.
+    current
         Values by column.
     history
         By column, whether the windows before were hits, oldest first.
@@ -90,8 +93,12 @@ def compare(
     list of Finding
         In the order of `columns`. Expected ones are measured, but are no part of the family and never hits.
     """
-    there = [column for column in columns if len(reference.get(column.name, ())) and len(current.get(column.name, ()))]
-    found = [_difference(column, reference[column.name], current[column.name]) for column in there]
+    there = [
+        column
+        for column in columns
+        if len(references[column.name].get(column.name, ())) and len(current.get(column.name, ()))
+    ]
+    found = [_difference(column, references[column.name], current) for column in there]
     family = [i for i, column in enumerate(there) if not column.expected]
     adjusted = np.array([one.p_value for one in found])
     adjusted[family] = benjamini_hochberg([found[i].p_value for i in family])
@@ -99,7 +106,7 @@ def compare(
     for column, one, p_value in zip(there, found, adjusted.tolist(), strict=True):
         hit = not column.expected and p_value < rules.alpha and one.effect >= column.floor
         alarm = persists([*history.get(column.name, ()), hit], rules.needed, rules.among)
-        sides = reference[column.name], current[column.name]
+        sides = references[column.name][column.name], current[column.name]
         rows, means = (len(sides[0]), len(sides[1])), (_mean(column, sides[0]), _mean(column, sides[1]))
         out.append(Finding(column, one.effect, p_value, hit, alarm, rows, means))
     return out
@@ -112,17 +119,19 @@ def remembered(
     return {one.column.name: [*history.get(one.column.name, ()), one.hit][-(rules.among - 1) :] for one in findings}
 
 
-def alarms_by_group(findings: Sequence[Finding], groups: Sequence[Group]) -> dict[Group, int]:
-    """Count alarms of each group; 0 where there are none."""
-    return {group: sum(one.alarm and one.column.group == group for one in findings) for group in groups}
-
-
-def _difference(column: Column, reference: Values, current: Values) -> Difference:
+def _difference(column: Column, reference: Mapping[str, Values], current: Mapping[str, Values]) -> Difference:
+    then, now = reference[column.name], current[column.name]
+    sizes = tuple(
+        effective_rows(side[column.cluster])  # type: ignore[arg-type] # labels
+        if len(side.get(column.cluster, ())) == len(side[column.name])
+        else float(len(side[column.name]))
+        for side in (reference, current)
+    )
     if column.scale == "category":
-        return chi_square(reference, current)  # type: ignore[arg-type] # labels
+        return chi_square(then, now, sizes)  # type: ignore[arg-type] # labels
     if column.scale == "share":
-        return two_shares(reference, current)  # type: ignore[arg-type] # numbers
-    return kolmogorov_smirnov(reference, current)  # type: ignore[arg-type] # numbers
+        return two_shares(then, now, sizes)  # type: ignore[arg-type] # numbers
+    return kolmogorov_smirnov(then, now, sizes)  # type: ignore[arg-type] # numbers
 
 
 def _mean(column: Column, values: Values) -> float:

@@ -20,7 +20,7 @@ class Estimate:
     requests: int
 
 
-def expected_precision(scores: list[F64], *, seed: int = 0, draws: int = 1_000) -> Estimate:
+def expected_precision(scores: list[F64], *, seed: int = 0, draws: int = 400) -> Estimate:
     """Mean probability of the items in the first places: the precision to expect if the model is calibrated.
 
     This is confidence-based performance estimation (NannyML's CBPE) for lists. It assumes that an item with

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from monitoring.drift.columns import Answer, Column, Values, watched
+from monitoring.drift.columns import CLUSTERS, Answer, Column, Values, watched
 from monitoring.drift.comparison import Finding, Rules, compare, remembered
 from monitoring.drift.estimate import Estimate, expected_precision
 from monitoring.drift.state import DriftState, FindingRecord, WindowRecord, kept, restored
@@ -46,10 +46,10 @@ def judge(
     columns = watched(service)
     learning = state.baseline_windows < rules.baseline
     own = [column for column in columns if column.baseline or state.against == "served"]
-    sides = {name: values for name, values in reference.items() if name not in {column.name for column in own}}
-    if not learning:
-        sides |= {column.name: restored(state.baseline[column.name]) for column in own if column.name in state.baseline}
+    mine = {} if learning else {name: restored(values) for name, values in state.baseline.items()}
+    sides = {column.name: mine if column in own else reference for column in columns}
     findings = compare(columns, sides, window.columns, state.history, rules)
+    scores = sides["score"].get("score", np.empty(0))
     record = WindowRecord(
         state.bundle_id,
         window.start_us,
@@ -57,7 +57,7 @@ def judge(
         len(window.answers),
         [_record(one) for one in findings],
         _interval(expected_precision([answer.scores for answer in window.answers])),
-        _interval(expected_precision([np.array([score]) for score in sides.get("score", ())])),
+        _interval(expected_precision([np.array([score]) for score in scores])),
     )
     return findings, msgspec.structs.replace(
         state,
@@ -73,11 +73,8 @@ def judge(
 def _learned(
     known: Mapping[str, list[float | str | None]], own: Sequence[Column], columns: Mapping[str, Values]
 ) -> dict[str, list[float | str | None]]:
-    return {
-        column.name: [*known.get(column.name, ()), *kept(columns[column.name])]
-        for column in own
-        if column.name in columns
-    }
+    names = [column.name for column in own] + [name for name in CLUSTERS if name in columns]
+    return {name: [*known.get(name, ()), *kept(columns[name])] for name in names if name in columns}
 
 
 def _record(one: Finding) -> FindingRecord:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,11 @@ from feature_repo.errors import BadInputError
 from feature_repo.parquet_files import write_whole
 from feature_repo.settings import Settings
 from monitoring.drift.columns import Values
+from monitoring.drift.served import Known
+
+_FILES: Final = ("answers", "events", "categories", "prices")
+_CATEGORIES: Final = pa.schema([("category", pa.string())])
+_PRICES: Final = pa.schema([("item_id", pa.string()), ("price", pa.float64())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +35,12 @@ class Reference:
     ----------
     columns
         Values by column.
-    categories
-        Those of all events until the champion was judged.
+    known
+        What there was when the champion was trained.
     """
 
     columns: dict[str, Values]
-    categories: frozenset[str]
+    known: Known
 
 
 def reference_dir(settings: Settings, bundle_id: str) -> Path:
@@ -43,11 +49,7 @@ def reference_dir(settings: Settings, bundle_id: str) -> Path:
 
 
 def write_reference(
-    settings: Settings,
-    bundle_id: str,
-    answers: Mapping[str, Values],
-    events: Mapping[str, Values],
-    categories: frozenset[str],
+    settings: Settings, bundle_id: str, answers: Mapping[str, Values], events: Mapping[str, Values], known: Known
 ) -> Reference:
     """Write a reference; it is there whole or not at all, as its last file is what readers look for.
 
@@ -58,13 +60,12 @@ def write_reference(
     """
     directory = reference_dir(settings, bundle_id)
     directory.mkdir(parents=True, exist_ok=True)
-    write_whole(
-        pa.table({"category": sorted(categories)}, schema=pa.schema([("category", pa.string())])),
-        directory / "categories.parquet",
-    )
+    write_whole(pa.table({"category": sorted(known.categories)}, schema=_CATEGORIES), directory / "categories.parquet")
+    prices = {"item_id": list(known.prices), "price": list(known.prices.values())}
+    write_whole(pa.table(prices, schema=_PRICES), directory / "prices.parquet")
     write_whole(_table(events), directory / "events.parquet")
     write_whole(_table(answers), directory / "answers.parquet")
-    return Reference({**answers, **events}, categories)
+    return Reference({**answers, **events}, known)
 
 
 def read_reference(settings: Settings, bundle_id: str) -> Reference | None:
@@ -79,20 +80,22 @@ def read_reference(settings: Settings, bundle_id: str) -> Reference | None:
     if not (directory / "answers.parquet").is_file():
         return None
     try:
-        tables = [pq.read_table(directory / f"{name}.parquet") for name in ("answers", "events", "categories")]
+        tables = {name: pq.read_table(directory / f"{name}.parquet") for name in _FILES}
     except (OSError, pa.ArrowException) as error:
         raise BadInputError(
             f"the reference in {directory} cannot be read ({error}); delete it, it is made anew"
         ) from error
     columns: dict[str, Values] = {}
-    for table in tables[:2]:
-        for name in table.column_names:
-            column = table[name]
-            text = pa.types.is_string(column.type)
-            columns[name] = (
-                np.array(column.to_pylist(), object) if text else column.fill_null(np.nan).to_numpy().astype(np.float64)
-            )
-    return Reference(columns, frozenset(tables[2]["category"].to_pylist()))
+    for name in ("answers", "events"):
+        columns |= {column: _values(tables[name][column]) for column in tables[name].column_names}
+    prices = dict(zip(*(tables["prices"][name].to_pylist() for name in _PRICES.names), strict=True))
+    return Reference(columns, Known(frozenset(tables["categories"]["category"].to_pylist()), prices))
+
+
+def _values(column: pa.ChunkedArray) -> Values:
+    if pa.types.is_string(column.type):
+        return np.array(column.to_pylist(), object)
+    return column.fill_null(np.nan).to_numpy().astype(np.float64)
 
 
 def _table(columns: Mapping[str, Values]) -> pa.Table:

@@ -14,11 +14,13 @@ from feature_repo.event_log import read_events
 from feature_repo.events import SEQ_COUNTER_BITS
 from feature_repo.services import feature_list, service_hash
 from feature_repo.settings import Settings
-from monitoring.drift.columns import DEPTH, POPULAR, Answer, Values, columns_of, draw
+from feature_repo.views import DAY_US
+from monitoring.drift.columns import DEPTH, EVENT_ITEM, EVENT_USER, POPULAR, Answer, Values, columns_of, draw
 from serving.impressions import ImpressionRecord
 
 #: What people do by themselves; other types are confirmations and opinions.
 _ACTIONS: Final = ("view", "cart", "purchase")
+_HALF_YEAR_US: Final = 180 * DAY_US
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,20 @@ class Watched:
     def of(cls, bundle_id: str, service: str, popular: Iterable[str]) -> Watched:
         """Take what is needed of a bundle."""
         return cls(bundle_id, service, frozenset(list(popular)[:POPULAR]))
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What there was when the champion was trained.
+
+    Attributes
+    ----------
+    prices
+        Last price of each item, minor units.
+    """
+
+    categories: frozenset[str]
+    prices: dict[str, float]
 
 
 def answer_of(record: ImpressionRecord, watched: Watched) -> Answer | None:
@@ -68,7 +84,8 @@ def answer_of(record: ImpressionRecord, watched: Watched) -> Answer | None:
     features = matrix[first[drawn], : len(feature_list(watched.service))].astype(np.float64)
     return Answer(
         request_id=record.request_id,
-        service=watched.service,
+        user_id=record.user_id,
+        item_id=items[drawn].item_id,
         features=features,
         missing_share=float(np.isnan(features).mean()),
         scores=np.array([item.score for item in items]),
@@ -163,19 +180,19 @@ def with_outcomes(settings: Settings, answers: list[Answer], start_us: int, end_
 
 
 def event_columns(
-    settings: Settings, start_us: int, end_us: int, known: frozenset[str], size: int, every_us: int
+    settings: Settings, start_us: int, end_us: int, known: Known, size: int, every_us: int
 ) -> dict[str, Values]:
     """Draw what people did by themselves: one event per user and stretch of time, `size` of them.
 
     Parameters
     ----------
     known
-        Categories that existed when the champion was trained.
+        What existed when the champion was trained.
     every_us
         Length of the stretches: that of a window, for the reference too.
     """
     best: dict[tuple[str, int], tuple[int, dict[str, object]]] = {}
-    columns = ("event_id", "user_id", "event_type", "category", "price", "request_id", "event_timestamp")
+    columns = ("event_id", "user_id", "item_id", "event_type", "category", "price", "request_id", "event_timestamp")
     for row in _events(settings, start_us, end_us, columns):
         if row["request_id"] is not None or row["event_type"] not in _ACTIONS:
             continue
@@ -185,21 +202,25 @@ def event_columns(
             best[key] = (place, row)
     drawn = [row for _, row in sorted(best.values(), key=lambda pair: pair[0])[:size]]
     prices = [np.nan if row["price"] is None else float(str(row["price"])) for row in drawn]
-    new = [row["category"] is not None and row["category"] not in known for row in drawn]
+    new = [row["category"] is not None and row["category"] not in known.categories for row in drawn]
+    before = np.array([known.prices.get(str(row["item_id"]), np.nan) for row in drawn], np.float64)
     return {
+        EVENT_USER: np.array([f"{draw(str(row['user_id'])):016x}" for row in drawn], object),
+        EVENT_ITEM: np.array([row["item_id"] for row in drawn], object),
         "event_type": np.array([row["event_type"] for row in drawn], object),
         "event_price": np.array(prices, np.float64),
+        "event_price_change": np.array(prices, np.float64) / np.where(before > 0, before, np.nan),
         "event_category": np.array([row["category"] or "" for row in drawn], object),
         "event_new_category": np.array(new, np.float64),
     }
 
 
-def categories_until(settings: Settings, end_us: int) -> frozenset[str]:
-    """Return the categories of all events before a time."""
-    until = datetime.fromtimestamp(end_us / 1e6, UTC)
-    return frozenset(
-        filter(None, read_events(settings, until=until, columns=["category"])["category"].unique().to_pylist())
-    )
+def known_until(settings: Settings, end_us: int) -> Known:
+    """Return the categories, and each item's last price, of the events of the half year before a time."""
+    columns = ("item_id", "category", "price")
+    rows = _events(settings, max(end_us - _HALF_YEAR_US, 0), end_us, columns)
+    prices = {str(row["item_id"]): float(str(row["price"])) for row in rows if row["price"] is not None}
+    return Known(frozenset(str(row["category"]) for row in rows if row["category"]), prices)
 
 
 def window_columns(drawn: Drawn, service: str, events: dict[str, Values]) -> dict[str, Values]:
