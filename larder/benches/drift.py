@@ -23,7 +23,7 @@ from larder.benches.drift_shifts import SHIFTS, Shift
 from larder.benches.simulated_rounds import FoldedFeatures, World, make_world
 from larder.progress import Progress, progress
 from larder.watching.replay import answered, champion_reference
-from monitoring.drift.columns import draw
+from monitoring.drift.columns import Answer, draw
 from monitoring.drift.comparison import Finding, Rules
 from monitoring.drift.judge import Window, judge
 from monitoring.drift.reference import Reference
@@ -201,11 +201,11 @@ def _serve(
             records.append(record)
     drawn = draw_window(records, shop.watched, start_us, end_us, RULES.sample)
     of = {record.request_id: record for record in records}
-    answers = [replace(one, **_outcome(shift, world, of[one.request_id])) for one in drawn.answers]
+    answers = [_with_outcome(shift, world, of[one.request_id], one) for one in drawn.answers]
     return replace(drawn, answers=answers)
 
 
-def _outcome(shift: Shift, world: World, record: ImpressionRecord) -> dict[str, bool]:
+def _with_outcome(shift: Shift, world: World, record: ImpressionRecord, answer: Answer) -> Answer:
     """Say whether the user clicks and buys, by the hidden truth."""
     now = datetime.fromtimestamp(record.time_us / 1e6, UTC)
     rng = np.random.default_rng(draw(record.request_id))
@@ -213,7 +213,7 @@ def _outcome(shift: Shift, world: World, record: ImpressionRecord) -> dict[str, 
     ids = [item.item_id for item in record.items]
     made = world.answers(record.user_id, ids, truth, now, rng, record.request_id)
     kinds = {str(event["event_type"]) for event in made if rng.random() >= shift.lost_events}
-    return {"clicked": "view" in kinds, "purchased": "purchase" in kinds}
+    return replace(answer, clicked="view" in kinds, purchased="purchase" in kinds)
 
 
 def _between(events: pa.Table, start: datetime, end: datetime) -> pa.Table:

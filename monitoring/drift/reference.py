@@ -95,7 +95,7 @@ def read_reference(settings: Settings, bundle_id: str) -> Reference | None:
 def _values(column: pa.ChunkedArray) -> Values:
     if pa.types.is_string(column.type):
         return np.array(column.to_pylist(), object)
-    return column.fill_null(np.nan).to_numpy().astype(np.float64)
+    return np.asarray(column.fill_null(np.nan).to_numpy(), np.float64)
 
 
 def _table(columns: Mapping[str, Values]) -> pa.Table:
