@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from monitoring.drift.columns import Values
-from monitoring.drift.state import FindingRecord, WindowRecord
+from monitoring.drift.records import FindingRecord, WindowRecord
 
 #: Name of our test in Evidently's registry, and in its reports.
 METHOD: Final = "larder"

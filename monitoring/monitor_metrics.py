@@ -9,7 +9,7 @@ from typing import Final, Literal, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from monitoring.drift.columns import GROUPS
-from monitoring.drift.state import DriftState
+from monitoring.drift.records import DriftState
 from monitoring.freshness import LIMITS_S, SUBJECTS, Subject
 from monitoring.signals import KINDS, Signal
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Final
 
-from monitoring.drift.state import DriftState, FindingRecord
+from monitoring.drift.records import DriftState, FindingRecord
 from monitoring.signals import Signal
 
 POLICY: Final = (

@@ -18,8 +18,9 @@ from monitoring.drift import columns, estimate, tests_of_two
 from monitoring.drift.columns import CLUSTERS, GROUPS, Column, watched
 from monitoring.drift.comparison import Rules, compare
 from monitoring.drift.judge import Window, judge
+from monitoring.drift.records import DriftState, kept, restored
 from monitoring.drift.served import UserSample
-from monitoring.drift.state import DriftState, kept, read_state, restored, state_path, write_state
+from monitoring.drift.state import read_state, state_path, write_state
 from monitoring.drift.tests_of_two import (
     benjamini_hochberg,
     chi_square,

@@ -26,9 +26,9 @@ from larder.watching.replay import answered, champion_reference
 from monitoring.drift.columns import Answer, draw
 from monitoring.drift.comparison import Finding, Rules
 from monitoring.drift.judge import Window, judge
+from monitoring.drift.records import DriftState
 from monitoring.drift.reference import Reference
 from monitoring.drift.served import Drawn, Watched, draw_window, event_columns, window_columns
-from monitoring.drift.state import DriftState
 from serving.bundle import Bundle
 from serving.impressions import ImpressionRecord
 from training.generators.als import Als

@@ -16,9 +16,10 @@ from feature_repo.views import DAY_US
 from larder.watching.replay import champion_reference
 from monitoring.drift.comparison import Finding, Rules
 from monitoring.drift.judge import Window, judge
+from monitoring.drift.records import DriftState, restored
 from monitoring.drift.reference import Reference
 from monitoring.drift.served import Known, Watched, draw_window, event_columns, window_columns, with_outcomes
-from monitoring.drift.state import DriftState, read_state, restored, write_state
+from monitoring.drift.state import read_state, write_state
 from monitoring.report_index import index_page
 from monitoring.signals import Signal
 from serving.bundle import Bundle, load_bundle

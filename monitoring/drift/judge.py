@@ -11,7 +11,7 @@ import numpy as np
 from monitoring.drift.columns import CLUSTERS, Answer, Column, Values, watched
 from monitoring.drift.comparison import Finding, Rules, compare, remembered
 from monitoring.drift.estimate import Estimate, expected_precision
-from monitoring.drift.state import DriftState, FindingRecord, WindowRecord, kept, restored
+from monitoring.drift.records import DriftState, FindingRecord, WindowRecord, kept, restored
 
 
 @dataclass(frozen=True, slots=True)
