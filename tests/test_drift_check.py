@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,17 @@ def test_nothing_to_watch(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, project="empty")
     with pytest.raises(NotFoundError, match="no champion"):
         DriftCheck(settings, SignalStore(settings)).run(10**15)
+
+
+def test_a_database_from_before_there_were_signals_gets_the_table(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, project="shop")
+    SignalStore(settings).add([])
+    with sqlite3.connect(settings.platform_uri) as database:
+        database.execute("DROP TABLE larder_signal")
+        database.execute("UPDATE larder_schema SET version_num = 'm0001'")
+    database.close()
+    SignalStore(settings).add([Signal(datetime(2026, 1, 1, tzinfo=UTC), "skew", "served", 1.0, 0.0, True)])
+    assert len(SignalStore(settings).open_alarms()) == 1
 
 
 def test_rows_close_by_a_later_window_or_another_champion(shop: DriftingShop) -> None:

@@ -89,6 +89,8 @@ def run(settings: Settings) -> tuple[dict[str, float], dict[str, tuple[str, floa
             with progress(f"shop {seed}: nothing changes", WINDOWS) as shown:
                 still = _watch(shop, Shift("nothing"), range(WINDOWS), _begun(shop), shown)
             quiet.append(still)
+            alarms = sum(bool(still.alarms(number)) for number in range(WINDOWS))
+            print(f"  shop {seed}: {alarms} of {WINDOWS} windows in alarm where nothing changes", flush=True)
             for shift in SHIFTS if seed in SEEDS[:2] else ():
                 with progress(f"shop {seed}: {shift.name}", SHIFT_WINDOWS) as shown:
                     numbers = range(SHIFT_AT, SHIFT_AT + SHIFT_WINDOWS)
