@@ -46,8 +46,8 @@ class Judged:
     findings: list[Finding]
 
 
-def champion(settings: Settings) -> tuple[Plan, Bundle]:
-    """Return the plan in force and its stable bundle.
+def plan_in_force(settings: Settings) -> Plan:
+    """Return what is served: the control plane's plan, or where it is kept elsewhere, what serving last received.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def champion(settings: Settings) -> tuple[Plan, Bundle]:
     plan = ControlStore(settings, key).plan() or load_plan(settings.plan_path, key)
     if plan is None:
         raise NotFoundError(f"project {settings.project!r} has no champion to watch; `larder models promote` makes one")
-    return plan, load_bundle(settings.bundles_dir / plan.stable.bundle_id)
+    return plan
 
 
 class DriftCheck:
@@ -107,12 +107,10 @@ class DriftCheck:
         return out
 
     def _look_up(self) -> tuple[Plan, Watched]:
-        key = signing_key(self._settings)
-        plan = ControlStore(self._settings, key).plan() or load_plan(self._settings.plan_path, key)
-        if self._bundle is None or plan is None or plan.stable.bundle_id != self._bundle.bundle_id:
-            plan, self._bundle = champion(self._settings)
+        plan, bundle = plan_in_force(self._settings), self._bundle
+        if bundle is None or plan.stable.bundle_id != bundle.bundle_id:
+            bundle = self._bundle = load_bundle(self._settings.bundles_dir / plan.stable.bundle_id)
             self._reference = None
-        bundle = self._bundle
         return plan, Watched.of(bundle.bundle_id, bundle.recommender.service, bundle.popular)
 
     def _of(self, watched: Watched, report: Report) -> Reference:
@@ -121,7 +119,7 @@ class DriftCheck:
         if self._reference is None:
             self._reference = champion_reference(
                 self._settings,
-                self._bundle or champion(self._settings)[1],
+                self._bundle or load_bundle(self._settings.bundles_dir / watched.bundle_id),
                 watched,
                 size=self.rules.reference,
                 every_us=self.window_us,

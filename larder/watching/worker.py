@@ -19,7 +19,7 @@ from feature_repo.ingest import read_status
 from feature_repo.offline_layout import read_manifest
 from feature_repo.redis_scripts import connect
 from feature_repo.settings import Settings
-from larder.watching.drift_check import DriftCheck, champion, write_index
+from larder.watching.drift_check import DriftCheck, plan_in_force, write_index
 from monitoring.drift.comparison import Rules
 from monitoring.drift.state import read_state
 from monitoring.freshness import Subject, freshness_signals
@@ -27,6 +27,7 @@ from monitoring.monitor_metrics import Check, MonitorMetrics
 from monitoring.outcomes import WRONG, SkewReport
 from monitoring.signals import Signal
 from monitoring.skew_check import Extent, check_features
+from serving.bundle import read_manifest as read_bundle
 
 _LOG = logging.getLogger(__name__)
 _REDIS_MS: Final = 5_000
@@ -187,10 +188,10 @@ def measured_ages(settings: Settings, now_us: int) -> tuple[dict[Subject, float]
     if last:
         ages["offline_store"] = max((now_us - last) / 1e6, 0.0)
     try:
-        _, bundle = champion(settings)
+        bundle_id = plan_in_force(settings).stable.bundle_id
+        until = read_bundle(settings.bundles_dir / bundle_id).get("trained_until_us")
     except LarderError:
         return ages, ""
-    until = bundle.manifest.get("trained_until_us")
     if until:
         ages["champion"] = max((now_us - int(until)) / 1e6, 0.0)
-    return ages, bundle.bundle_id
+    return ages, bundle_id
