@@ -13,7 +13,7 @@ from monitoring.drift.records import DriftState
 from monitoring.freshness import LIMITS_S, SUBJECTS, Subject
 from monitoring.signals import KINDS, Signal
 
-Check = Literal["drift", "skew", "freshness"]
+Check = Literal["drift", "skew", "freshness", "quality"]
 CHECKS: Final[tuple[Check, ...]] = get_args(Check)
 
 

@@ -49,7 +49,16 @@ class Signal:
 
 
 def ctr_decay(
-    at: datetime, bundle_id: str, *, ctr: float, floor: float, alarm: bool, window_s: float, details: dict[str, Any]
+    at: datetime,
+    bundle_id: str,
+    *,
+    ctr: float,
+    floor: float,
+    alarm: bool,
+    p_value: float | None = None,
+    effect: float | None = None,
+    window_s: float,
+    details: dict[str, Any],
 ) -> Signal:
     """Return the row that says how a champion's CTR stands against what it had.
 
@@ -62,7 +71,7 @@ def ctr_decay(
     alarm
         Decided by whoever measured it: with its interval, not by the two numbers alone.
     """
-    return Signal(at, "ctr_decay", bundle_id, ctr, floor, alarm, bundle_id, None, None, window_s, details)
+    return Signal(at, "ctr_decay", bundle_id, ctr, floor, alarm, bundle_id, p_value, effect, window_s, details)
 
 
 def still_open(newest: Iterable[Signal]) -> list[Signal]:

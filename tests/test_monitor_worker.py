@@ -49,9 +49,10 @@ def test_each_check_fails_by_itself_and_state_survives(settings: Settings, redis
     worker.run(stop)
     assert value(worker, "larder_drift_windows") == 1, "what the one before found is shown from the start"
     worker.look(shop.end_us(2))
-    for check in ("freshness", "skew", "drift"):
+    for check in ("freshness", "skew", "drift", "quality"):
         assert value(worker, "larder_monitor_problem_status", check=check) == 0
     assert value(worker, "larder_drift_windows") == 2
+    assert (value(worker, "larder_quality_lists", arm="stable", segment="all") or 0) > 0
     assert value(worker, "larder_drift_alarm", kind="features") is not None
     assert (value(worker, "larder_freshness_age_seconds", subject="champion") or 0) > 0
     assert value(worker, "larder_freshness_age_seconds", subject="features") is None, "ingest never ran"

@@ -1,4 +1,4 @@
-"""`larder monitor`: drift, skew, age and live quality, by hand or by a worker, and the signals they leave."""
+"""`larder monitor`: drift, skew, age and live quality, by hand or by a worker, and signals they leave."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from larder.watching.drift_check import Judged
     from monitoring.signals import Signal
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Watch a shop that runs: drift, skew, age, quality.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Watch for drift, skew, age and quality.")
 app.command()(quality)
 
 
@@ -176,7 +176,9 @@ def run(
     ctx: typer.Context,
     report: Annotated[bool, typer.Option(help="Make Evidently's report of each window of drift.")] = True,
 ) -> None:
-    """Check drift, skew and age until Ctrl-C or SIGTERM, each when it is due; metrics on setting monitor_metrics_port.
+    """Check drift, skew, age and live quality until Ctrl-C or SIGTERM, each when it is due.
+
+    Metrics are on setting monitor_metrics_port.
 
     Examples
     --------

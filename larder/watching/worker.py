@@ -1,4 +1,4 @@
-"""`larder monitor run`: one loop that checks drift, skew and age, each when it is due, and shows what it found."""
+"""`larder monitor run`: one loop that checks drift, skew, age and live quality, each when it is due."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from deployment.store.signals import SignalStore
-from feature_repo.errors import LarderError
+from feature_repo.errors import LarderError, NotFoundError
 from feature_repo.events import SEQ_COUNTER_BITS
 from feature_repo.ingest import read_status
 from feature_repo.offline_layout import read_manifest
@@ -23,9 +23,11 @@ from larder.watching.drift_check import DriftCheck, plan_in_force, write_index
 from monitoring.drift.comparison import Rules
 from monitoring.drift.state import read_state
 from monitoring.freshness import Subject, freshness_signals
+from monitoring.live_quality.gauges import QualityMetrics
+from monitoring.live_quality.watch import look as look_at_quality
 from monitoring.monitor_metrics import Check, MonitorMetrics
 from monitoring.outcomes import WRONG, SkewReport
-from monitoring.signals import Signal
+from monitoring.signals import Signal, ctr_decay
 from monitoring.skew_check import Extent, check_features
 from serving.bundle import read_manifest as read_bundle
 
@@ -37,6 +39,8 @@ _AGE_ROW_S: Final = 3600.0
 KEPT: Final = timedelta(days=90)
 #: Requests that a scheduled check of skew replays.
 SKEW_REQUESTS: Final = 300
+#: How often live quality is measured (monitoring/live_quality: a day's lists each time).
+QUALITY_EVERY_S: Final = 3600.0
 Report = Callable[[str, int, int], None]
 
 
@@ -45,8 +49,8 @@ class Kept(msgspec.Struct):
 
     Attributes
     ----------
-    skew_us
-        When skew was last checked.
+    skew_us, quality_us
+        When skew and live quality were last checked.
     wrong
         What that found, by feature.
     aged
@@ -54,6 +58,7 @@ class Kept(msgspec.Struct):
     """
 
     skew_us: int = 0
+    quality_us: int = 0
     wrong: dict[str, int] = {}
     aged: list[str] = []
     aged_us: int = 0
@@ -63,7 +68,8 @@ class MonitorWorker:
     """All checks of one project."""
 
     def __init__(self, settings: Settings, *, reports: bool = True, rules: Rules | None = None) -> None:
-        self.metrics = MonitorMetrics()
+        self.metrics, self._measured = MonitorMetrics(), QualityMetrics()
+        self.metrics.registry.register(self._measured)
         self._settings = settings
         self._store = SignalStore(settings)
         self._drift = DriftCheck(settings, self._store, reports=reports, rules=rules)
@@ -85,6 +91,8 @@ class MonitorWorker:
         self._try("drift", lambda: self._look_for_drift(now_us))
         if now_us - self._kept.skew_us >= self._settings.skew_every_minutes * 60e6:
             self._try("skew", lambda: self._skew(now_us))
+        if now_us - self._kept.quality_us >= QUALITY_EVERY_S * 1e6:
+            self._try("quality", lambda: self._quality(now_us))
         try:
             alarms = self._store.open_alarms()
             self._store.prune(datetime.fromtimestamp(now_us / 1e6, UTC) - KEPT)
@@ -105,6 +113,21 @@ class MonitorWorker:
         self._store.add(rows)
         self._keep(skew_us=now_us, wrong=wrong_by_feature(report))
         self.metrics.skew(self._kept.wrong)
+
+    def _quality(self, now_us: int) -> None:
+        try:
+            report, decay = look_at_quality(self._settings, now_us)
+        except NotFoundError:
+            return  # nobody was served lately
+        self._measured.measured(report)
+        if decay is not None:
+            at = datetime.fromtimestamp(decay.at_us / 1e6, UTC)
+            row = ctr_decay(
+                at, decay.subject, ctr=decay.value, floor=decay.threshold, alarm=decay.alarm, p_value=decay.p_value,
+                effect=decay.effect, window_s=decay.window_s, details=decay.details,
+            )  # fmt: skip
+            self._store.add([row])
+        self._keep(quality_us=now_us)
 
     def _freshness(self, now_us: int) -> None:
         ages, bundle_id = measured_ages(self._settings, now_us)
