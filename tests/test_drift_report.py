@@ -79,7 +79,7 @@ def test_evidentlys_ui_shows_the_workspace(tmp_path: Path) -> None:
     settings.evidently_dir.mkdir()
     command = [sys.executable, "-m", "larder.cli", "--home", str(tmp_path), "monitor", "ui", "--port", str(port)]
     with closing(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=5.0)) as http:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
 
             def answers() -> bool:
