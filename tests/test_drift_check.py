@@ -67,8 +67,9 @@ def test_a_broken_feature_is_found_and_a_restart_changes_nothing(shop: DriftingS
     assert len({one.column.group for one in first.findings}) == 4, "outcomes have no reference yet"
     assert check.run(shop.end_us(1)) == [], "a window is judged once"
     (second,) = check_of(shop).run(shop.end_us(2))  # another process
-    assert [one.column.subject for one in second.findings if one.alarm] == []
-    assert store.open_alarms() == []
+    # Here lists are asked for by anybody at any time, not by who comes: recent views may differ from the replay's.
+    assert SUBJECT not in {one.column.subject for one in second.findings if one.hit}
+    assert SUBJECT not in {row.subject for row in store.open_alarms()}
     third, fourth = check_of(shop).run(shop.end_us(4))
     hits = [{one.column.subject for one in judged.findings if one.hit} for judged in (third, fourth)]
     assert SUBJECT in hits[0] & hits[1]
