@@ -81,6 +81,20 @@ class Settings:
     )
     ingest_metrics_port: int = _doc(8097, "Port of the ingest worker's metrics; the next free one if it is in use.")
     control_metrics_port: int = _doc(8096, "Port of the controller's metrics; the next free one if it is in use.")
+    monitor_metrics_port: int = _doc(
+        8095, "Port of the metrics of `larder monitor run`; the next free one if it is in use."
+    )
+    monitor_every_s: float = _doc(30.0, "How often `larder monitor run` looks whether there is something to check.")
+    drift_window_minutes: float = _doc(
+        1440.0, "Shortest window that is watched for drift; a day, so that every window has all hours (docs/drift.md)."
+    )
+    drift_sample: int = _doc(300, "Users of a window of drift; a window lasts until so many were answered.")
+    drift_reference: str = _doc(
+        "training",
+        "What windows are compared with: training (what the champion would have served on its test window), or served "
+        "(its own first three windows).",
+    )
+    skew_every_minutes: float = _doc(60.0, "How often `larder monitor run` replays served features.")
     prometheus_port: int = _doc(9090, "Port of the Prometheus that `larder services up --prometheus` starts.")
     rollout_profile: str = _doc("production", "Profile of rollouts that start by themselves (docs/rollouts.md).")
     rollout_auto: bool = _doc(
@@ -204,6 +218,21 @@ class Settings:
     def hidden_items_path(self) -> Path:
         """Items of the popularity file that must not be shown, for a start without Redis."""
         return self.root / "hidden_items.json"
+
+    @property
+    def monitoring_dir(self) -> Path:
+        """What watching keeps: references, state, reports."""
+        return self.root / "monitoring"
+
+    @property
+    def reports_dir(self) -> Path:
+        """Drift reports as pages, `index.html` before them."""
+        return self.monitoring_dir / "reports"
+
+    @property
+    def evidently_dir(self) -> Path:
+        """Evidently's workspace: one for all projects, each is one in it."""
+        return self.home / "evidently"
 
     @property
     def results_dir(self) -> Path:

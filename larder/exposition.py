@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, disable_creat
 from feature_repo.errors import UnavailableError
 from feature_repo.settings import Settings
 
-Role = Literal["api", "ingest", "controller"]
+Role = Literal["api", "ingest", "controller", "monitor"]
 _TRIES: Final = 100
 
 

@@ -52,6 +52,7 @@ from serving.routes_feedback import feedback_routes
 from serving.routes_health import all_problems, health_routes
 from serving.routes_items import item_routes
 from serving.routes_recommendations import recommendation_routes
+from serving.routes_reports import report_routes
 from serving.routes_rollout import rollout_routes
 from serving.routes_score import score_routes
 from serving.routes_status import TOPIC, status_routes
@@ -222,6 +223,7 @@ def create_app(
             event_routes(events),
             feedback_routes(FeedbackIntake(events, impressions.lists)),
             admin_routes(state, reads, now_us),
+            report_routes(settings.reports_dir),
             rollout_routes(lambda: guard.call(lambda: client.get(rollout_status_key(settings.project)))),
             status_routes(settings.project, state, workers, lambda: all_problems(state, guard, write_guard), now_us),
             health_routes(state, guard, write_guard, workers, drain, now_us),

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "deployment": (
         "feature_repo", "training", "serving.cascade", "serving.candidates", "serving.bundle", "serving.plan",
         "serving.impressions", "serving.signature", "serving.assignment", "serving.rollout_status", "serving.problems",
-        "serving.loopback", "serving.rollout_page",
+        "serving.loopback", "serving.rollout_page", "monitoring.signals",
     ),
     "monitoring": ("feature_repo", "serving.bundle", "serving.impressions"),
     "load_tests": ("larder_client",),
@@ -45,6 +45,7 @@ ADAPTERS = {
     "larder/benches/popularity_bundle.py": {"lightgbm"},
     "larder/benches/vector_index.py": {"faiss"},
     "larder/story/weighted.py": {"catboost"},
+    "monitoring/evidently_report.py": {"evidently"},
     "serving/bundle.py": {"catboost", "lightgbm", "xgboost"},
     "serving/candidates/vector_index.py": {"faiss"},
     "training/classifiers.py": {"catboost", "lightgbm", "xgboost"},

@@ -21,6 +21,7 @@ import pytest
 from deployment.store import database
 from deployment.store.control_store import ControlStore
 from deployment.store.records import LedgerBrokenError, NewEntry, RolloutRow
+from deployment.store.schema import NEWEST
 from feature_repo.errors import BadInputError, ConflictError, UnavailableError
 from feature_repo.settings import Settings, SettingsError
 from larder.services.ports import HOST, any_free_port
@@ -276,7 +277,7 @@ def test_a_database_of_a_newer_version_is_left_alone(place: Settings) -> None:
         with pytest.raises(UnavailableError, match="m9999"):
             ControlStore(place, KEY).plan()
     finally:
-        sql(place, "UPDATE larder_schema SET version_num = 'm0001'")
+        sql(place, f"UPDATE larder_schema SET version_num = '{NEWEST}'")  # noqa: S608 - a name of ours
 
 
 def test_a_lock_is_not_waited_for_without_end(embedded: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from larder.exposition import announced, exposed, targets_dir
 from larder.services.ports import HOST, any_free_port
 from monitoring.live_quality.gauges import QualityMetrics
 from monitoring.live_quality.report import QualityReport
+from monitoring.monitor_metrics import MonitorMetrics
 from serving.admission import Admission, Door
 from serving.answers import LEVELS, REASONS, Recommendations
 from serving.app import create_app
@@ -72,6 +73,8 @@ def registries(settings: Settings) -> dict[str, CollectorRegistry]:
     api = create_app(settings).state.metrics.registry
     ingest, trainings, control = CollectorRegistry(), CollectorRegistry(), ControlMetrics()
     ingest.register(IngestMetrics(IngestStatus, settings.home))
+    monitor = MonitorMetrics()
+    monitor.skew({"f_item_price": 0})
     write_run(settings, "failed", 1.0)
     trainings.register(LastTrainings(settings))
     quality = CollectorRegistry()
@@ -79,7 +82,7 @@ def registries(settings: Settings) -> dict[str, CollectorRegistry]:
     measured.measured(QualityReport("shop", "2026-01-01T00:00:00+00:00", 0, 1, 1, "purchase", "", 0, *[()] * 6, {}, 1))
     return {
         "API": api, "Ingest worker": ingest, "Controller": control.registry, "Trainings": trainings,
-        "Live quality": quality,
+        "Live quality": quality, "Monitoring worker": monitor.registry,
     }  # fmt: skip
 
 

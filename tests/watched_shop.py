@@ -39,8 +39,15 @@ from training.run_metrics import write_run
 USERS = [f"user{n}" for n in range(60)]
 
 
+#: Windows of seconds, of 15 users (half of all are in the canary), compared with the champion's first ones.
+HURRIED_DRIFT = {
+    "drift_reference": "served", "drift_window_minutes": 0.15, "drift_sample": 15, "monitor_every_s": 1.0,
+    "skew_every_minutes": 0.2,
+}  # fmt: skip
+
+
 def watched_settings(home: Path, **fields: Any) -> Settings:
-    ports = {"ingest_metrics_port": any_free_port(), "control_metrics_port": any_free_port()}
+    ports = {f"{name}_metrics_port": any_free_port() for name in ("ingest", "control", "monitor")} | HURRIED_DRIFT
     return fault_settings(home / "home", prometheus_port=any_free_port(), **(ports | fields))
 
 
@@ -49,6 +56,16 @@ def controller_service(settings: Settings) -> Service:
     arguments = ["controller", "run", "--no-gate", "--no-api"]
     return project_service(
         settings, "controller", arguments, ready=lambda _port: http_ok("/metrics", settings.control_metrics_port)
+    )
+
+
+def monitor_service(settings: Settings) -> Service:
+    """`larder monitor run`, without Evidently's reports: each takes longer than a window here."""
+    return project_service(
+        settings,
+        "monitor",
+        ["monitor", "run", "--no-report"],
+        ready=lambda _port: http_ok("/metrics", settings.monitor_metrics_port),
     )
 
 
@@ -114,7 +131,8 @@ def shoppers(settings: Settings, items: list[str], pause_s: float = 0.02) -> Ite
 def watched_shop(home: Path, **fields: Any) -> Iterator[tuple[Shop, list[str]]]:
     """Everything, ready."""
     settings = watched_settings(home, redis_timeout_ms=500, **fields)
-    services = {"worker": worker_service, "api": api_service, "controller": controller_service, "prometheus": hurried}
+    services = {"worker": worker_service, "api": api_service, "controller": controller_service}
+    services |= {"monitor": monitor_service, "prometheus": hurried}
     shop = Shop(settings, **{name: make(settings) for name, make in services.items()})
     shop.services["prometheus"] = replace(shop.services["prometheus"], port=settings.prometheus_port)
     with shop, closing(redis.Redis(HOST, settings.redis_port)):

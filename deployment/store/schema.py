@@ -16,7 +16,7 @@ from deployment.store.tables import VERSION_TABLE
 from feature_repo.errors import UnavailableError
 
 #: The newest revision in migrations/versions.
-NEWEST: Final = "m0001"
+NEWEST: Final = "m0002"
 #: Any number that nobody else uses for an advisory lock.
 _LOCK_ID = 0x6C617264
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text
 
 METADATA = MetaData()
 #: Of the migrations; named so that the database may be shared with MLflow, which keeps its own.
@@ -74,4 +74,23 @@ ALIAS = Table(
     Column("project", String(128), primary_key=True),
     Column("epoch", Integer, nullable=False),
     Column("aliases", Text, nullable=False),
+)
+
+#: What monitoring found. It is no move and needs no signature: whatever acts on it goes through the gate.
+SIGNAL = Table(
+    "larder_signal",
+    METADATA,
+    Column("project", String(128), primary_key=True),
+    Column("kind", String(32), primary_key=True),
+    Column("subject", String(128), primary_key=True),
+    Column("at_us", BigInteger, primary_key=True, autoincrement=False),
+    Column("bundle_id", String(64), nullable=False),
+    Column("value", Float, nullable=True),  # null: it could not be measured
+    Column("threshold", Float, nullable=True),
+    Column("p_value", Float, nullable=True),
+    Column("effect", Float, nullable=True),
+    Column("window_s", Float, nullable=False),
+    Column("alarm", Boolean, nullable=False),
+    Column("details", Text, nullable=False),
+    Index("larder_signal_by_time", "project", "at_us"),
 )
