@@ -16,7 +16,7 @@ STAMP := $(VENV)/.larder-setup
 OPENMP ?= libgomp.so.1
 HAS_OPENMP = $(BIN)/python -c 'import ctypes; ctypes.CDLL("$(OPENMP)")' 2>/dev/null
 
-.PHONY: help setup demo test test-faults lint bench bench-features bench-quality bench-canary bench-serving bench-ope bench-uplift load-test prometheus docs lock clean
+.PHONY: help setup demo monitor-demo test test-faults lint bench bench-features bench-quality bench-canary bench-serving bench-ope bench-uplift load-test prometheus docs lock clean
 
 help: ## Show this list
 	@echo "Larder. Usage: make TARGET [DATASET=name] [ARGS=\"options\"]"
@@ -53,6 +53,10 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: setup ## The whole story on DATASET; leaves everything running until Ctrl-C (ARGS=--once: ends by itself)
 	$(BIN)/larder demo --dataset $(DATASET) $(ARGS)
+
+monitor-demo: setup ## A watched shop: a drift and an alert are provoked and noticed (5 min; ARGS=--once: ends by itself)
+	@$(MAKE) --no-print-directory prometheus || echo "make monitor-demo: without Prometheus there are no alerts"
+	$(BIN)/larder monitor-demo $(ARGS)
 
 test: setup ## All tests but the fault injections, on real services
 	$(BIN)/python -m pytest -m "not faults" $(ARGS)

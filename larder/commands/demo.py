@@ -93,7 +93,7 @@ def demo(
             print("Ending and cleaning up (no terminal, or --once); the data stay for the next run.")
             return
         print("\nEverything keeps running. Ctrl-C ends it.", flush=True)
-        _wait()
+        wait_for_ctrl_c()
 
 
 def _tell(settings: Settings, base_url: str) -> Story:
@@ -145,7 +145,8 @@ def _addresses(stack: Stack, base_url: str) -> None:
     )
 
 
-def _wait() -> None:
+def wait_for_ctrl_c() -> None:
+    """Keep everything running until Ctrl-C."""
     try:
         while True:
             time.sleep(3600)
