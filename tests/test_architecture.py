@@ -34,7 +34,7 @@ MAY_IMPORT = {
 #: the file is nothing without the library; such a file is itself imported where it is used.
 HEAVY = {
     "feast", "mlflow", "evidently", "catboost", "lightgbm", "xgboost", "implicit", "faiss", "torch", "jax", "shap",
-    "opentelemetry",
+    "opentelemetry", "optuna",
 }  # fmt: skip
 ADAPTERS = {
     "deployment/registry.py": {"mlflow"},
@@ -51,6 +51,8 @@ ADAPTERS = {
     "training/generators/als.py": {"implicit"},
     "training/rankers/catboost_ranker.py": {"catboost"},
     "training/rankers/lambdarank.py": {"lightgbm"},
+    "training/search_study.py": {"optuna"},
+    "training/search_tracking.py": {"mlflow"},
     "training/tracking.py": {"mlflow"},
 }
 ADAPTERS_TOP = {
