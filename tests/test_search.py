@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -18,21 +17,25 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
+from typer.testing import CliRunner
 
 from feature_repo.backfill import backfill
 from feature_repo.datasets import load_dataset, write_dataset
 from feature_repo.errors import BadInputError, ConflictError
 from feature_repo.settings import Settings
+from larder.cli import app
+from larder.session import Session
 from training import search_study
 from training.line_up import default_line_up
 from training.rankers.catboost_ranker import CatBoostParams
+from training.sample import sample_of
 from training.search import F64, Judge, Step
 from training.search_plots import save_search_plot
 from training.search_space import SPACE, Choice, Range, defaults
 from training.search_study import Budget, SearchStudy, Trial
 from training.search_tracking import SearchRuns
 from training.settings_file import configured, nested, read_training_settings, settings_text
-from training.train import TrainConfig
+from training.train import TrainConfig, train
 
 ROOT = Path(__file__).parents[1]
 SMALL = TrainConfig(
@@ -162,6 +165,16 @@ def test_what_a_file_cannot_set_is_said(values: dict[str, Any], said: str) -> No
         configured(TrainConfig(), values)
 
 
+def test_a_wrong_file_is_said_before_any_work(tmp_path: Path) -> None:
+    path = tmp_path / "best.yaml"
+    words = ["--home", str(tmp_path), "train", "--dataset", "simulator", "--settings", str(path)]
+    for text, said in (("ranker: {depht: 6}", "no setting ranker.depht"), ("- 1", "by name"), ("a: [", "no YAML")):
+        path.write_text(text, "utf-8")
+        with pytest.raises(BadInputError, match=said):
+            CliRunner().invoke(app, words, obj=Session(), catch_exceptions=False)
+    assert [one.name for one in tmp_path.iterdir()] == ["best.yaml"]
+
+
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     settings = Settings(home=tmp_path_factory.mktemp("search"), project="searched")
@@ -185,36 +198,56 @@ def test_a_judge_fits_generators_once_per_cut_and_never_sees_the_final_one(shop:
     assert last < int(judge.log.time_us.max()), "the test window is among the cuts"
 
 
-def test_a_search_killed_goes_on_is_nested_in_mlflow_and_its_winner_trains(shop: Settings, mlflow_server: str) -> None:
-    command = [sys.executable, "-m", "larder.cli", "-p", shop.project, "search", "--cuts", "2", "--windows", "1"]
-    command += ["--users", "40"]
-    env = {**os.environ, "LARDER_HOME": str(shop.home), "LARDER_MLFLOW_TRACKING_URI": mlflow_server}
-    env |= {"LARDER_THREADS": "1"}
-    killed = subprocess.Popen([*command, "--trials", "50"], env=env, cwd=ROOT, stdout=subprocess.DEVNULL)
-    directory = shop.root / "search"
-    give_up = time.monotonic() + 60.0
-    while len(list(directory.glob("*/trial-*.npz"))) < 1 and killed.poll() is None and time.monotonic() < give_up:
+def test_a_killed_search_goes_on_with_the_trial_it_was_at(tmp_path: Path) -> None:
+    child = (
+        "import sys, time; from pathlib import Path; from tests.test_search import *\n"
+        "class Hangs(Curve):\n"
+        "    def judge(self, config, step=None):\n"
+        "        for values in super().judge(config):\n"
+        "            yield values\n"
+        "            if len(self.judged) == 7: Path(sys.argv[1], 'hangs').touch(); time.sleep(600)\n"
+        "run(study(Path(sys.argv[1])), Hangs(), Budget(9))\n"
+    )
+    killed = subprocess.Popen([sys.executable, "-c", child, str(tmp_path)], cwd=ROOT)
+    give_up = time.monotonic() + 120.0
+    while not (tmp_path / "hangs").exists() and killed.poll() is None and time.monotonic() < give_up:
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    done = len(list(directory.glob("*/trial-*.npz")))
-    assert done >= 1
-    command += ["--trials", str(done + 1)]
-    said = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert said.returncode == 0, said.stderr
-    assert "trials done, going on" in said.stdout
+    assert (tmp_path / "hangs").exists()
+    one = study(tmp_path)
+    before = one.trials()
+    cut_short = one._study.get_trials()[-1].params
+    assert cut_short
+    seen = run(one, Curve(), Budget(len(before) + 2))
+    assert one.trials()[: len(before)] == before
+    assert dict(seen[0].params) == cut_short
+    assert len(seen) == 2
+
+
+def test_a_search_is_nested_in_mlflow_and_its_winner_trains(
+    shop: Settings, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"HOME": str(shop.home), "MLFLOW_TRACKING_URI": mlflow_server, "THREADS": "1"}.items():
+        monkeypatch.setenv(f"LARDER_{name}", value)
+    words = ["-p", shop.project, "search", "--cuts", "1", "--windows", "1", "--users", "20", "--trials", "2"]
+    said = CliRunner().invoke(app, words, obj=Session(), catch_exceptions=False)
+    assert said.exit_code == 0
+    assert "0 trials done, going on to 2" in said.stdout
     assert "paired gain over the defaults" in said.stdout
     mlflow = MlflowClient(mlflow_server)
     experiment = mlflow.get_experiment_by_name("larder").experiment_id
     runs = mlflow.search_runs([experiment], f"tags.mlflow.runName LIKE '{shop.project}-search-%'")
     assert len(runs) == 1
     children = mlflow.search_runs([experiment], f"tags.mlflow.parentRunId = '{runs[0].info.run_id}'")
-    assert len(children) in (done, done + 1)  # the kill may fall between a trial's end and its run
+    assert len(children) == 2
     assert all("ndcg_at_10" in child.data.metrics and "ranker.depth" in child.data.params for child in children)
     kept = {one.path for one in mlflow.list_artifacts(runs[0].info.run_id, "search")}
     assert kept == {"search/best.yaml", "search/search.png"}
-    best = read_training_settings(directory / "best.yaml")
-    assert configured(TrainConfig(), best) != TrainConfig() or runs[0].data.metrics["best.gain_over_default"] == 0
+    assert f"train --settings {shop.root / 'search' / 'best.yaml'}" in said.stdout
+    config = configured(TrainConfig(), read_training_settings(shop.root / "search" / "best.yaml"))
+    result = train(shop, sample_of(config), "hash-of-the-data")
+    assert result.bundle.manifest["config"]["ranker"]["depth"] == config.ranker.depth
 
 
 def test_a_dead_mlflow_is_said_and_the_study_kept(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -88,7 +89,7 @@ class Judge:
         """
         config = replace(config, target=self._config.target, repeats=self._config.repeats, windows=self._config.windows)
         for number, cut in enumerate(self.cuts, start=1):
-            yield self._judge_at(config, cut, lambda what, n=number: step(f"cut {n} of {len(self.cuts)}: {what}"))
+            yield self._judge_at(config, cut, partial(_said, step, f"cut {number} of {len(self.cuts)}: "))
 
     def _judge_at(self, config: TrainConfig, cut: int, step: Step) -> F64:
         rows = [self._window_rows(config, number, step) for number in range(max(cut - config.windows, 1), cut)]
@@ -149,3 +150,7 @@ class Judge:
             self._known[number] = _AsOf(reader, table, past)
         as_of = self._known[number]
         return as_of.reader, as_of.table, fit_line_up(config.line_up, as_of.past)
+
+
+def _said(step: Step, prefix: str, what: str) -> None:
+    step(prefix + what)

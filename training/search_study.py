@@ -22,6 +22,8 @@ from training.train import TrainConfig
 
 #: So many trials end before the first may be pruned: a median of fewer says little.
 WARM_UP: Final = 4
+#: Fewer whole trials say nothing of what the differences between them came from.
+_LEAST_FOR_IMPORTANCE: Final = 8
 _RESAMPLES: Final = 1_000
 
 
@@ -175,7 +177,8 @@ class SearchStudy:
                 if len(means) < len(judge.cuts) and trial.should_prune():
                     break
             trial.set_user_attr("values", means)
-            np.savez(self._file(number), **{f"cut_{i}": values for i, values in enumerate(per_cut)})
+            kept: dict[str, Any] = {f"cut_{i}": values for i, values in enumerate(per_cut)}
+            np.savez(self._file(number), **kept)
             whole = len(means) == len(judge.cuts)
             self._study.tell(trial, float(np.mean(means)) if whole else None, None if whole else _state("PRUNED"))
         except BaseException:  # also an interrupt: nothing may stay behind as running
@@ -197,7 +200,8 @@ class SearchStudy:
             raise BadInputError("no trial has ended yet: give the search more minutes, or fewer users or windows")
         best = max(whole, key=lambda one: (one.value, -one.number))
         first = whole[0]  # the defaults, which nothing could prune
-        return Found(trials, best, self._gain(best, first), self._importance())
+        enough = len(whole) >= _LEAST_FOR_IMPORTANCE
+        return Found(trials, best, self._gain(best, first), self._importance() if enough else {})
 
     def _gain(self, best: Trial, first: Trial) -> tuple[float, float, float]:
         with np.load(self._file(best.number)) as a, np.load(self._file(first.number)) as b:
@@ -207,7 +211,7 @@ class SearchStudy:
         optuna = _optuna()
         try:
             return {name: float(share) for name, share in optuna.importance.get_param_importances(self._study).items()}
-        except (ValueError, RuntimeError):  # fewer than two trials, or all of one value
+        except (ValueError, RuntimeError):  # all trials of one value
             return {}
 
     def _take_up(self) -> None:

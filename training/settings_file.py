@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-import yaml
+import yaml  # type: ignore[import-untyped] # its stubs are not among our dependencies
 
 from feature_repo.errors import BadInputError, NotFoundError
 from training.generators.contract import GeneratorFit, Ready
@@ -106,7 +106,8 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 def settings_text(values: Mapping[str, Any], comment: str) -> str:
     """Return settings as a file's text, under a comment."""
     lines = [f"# {line}".rstrip() for line in comment.splitlines()]
-    return "\n".join(lines) + "\n" + yaml.safe_dump(dict(values), sort_keys=False)
+    body: str = yaml.safe_dump(dict(values), sort_keys=False)
+    return "\n".join(lines) + "\n" + body
 
 
 def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -107,7 +107,8 @@ def print_found(found: Found, wanted: int) -> None:
     print(f"\n{len(found.trials)} trials, {pruned} of them pruned; the best is number {found.best.number}:")
     for name, value in found.best.params.items():
         shown = f"{value:.4g}" if type(value) is float else str(value)
-        print(f"  {name:<42} {shown:<12} {found.importance.get(name, 0.0):>5.0%} of the differences")
+        share = f" {found.importance.get(name, 0.0):>5.0%} of the differences" if found.importance else ""
+        print(f"  {name:<42} {shown:<12}{share}")
     cuts = ", ".join(f"{value:.4f}" for value in found.best.values)
     print(f"mean nDCG@10 {found.best.value:.4f} (cuts, the latest first: {cuts})")
     gain, low, high = found.gain
