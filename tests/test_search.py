@@ -225,7 +225,28 @@ def test_a_killed_search_goes_on_with_the_trial_it_was_at(tmp_path: Path) -> Non
     assert len(seen) == 2
 
 
-def test_a_search_is_nested_in_mlflow_and_its_winner_trains(
+def test_trials_are_runs_nested_in_one_that_goes_on(tmp_path: Path, mlflow_server: str) -> None:
+    settings = Settings(home=tmp_path, project="nested", mlflow_tracking_uri=mlflow_server)
+    one = study(tmp_path)
+    runs = SearchRuns(settings, one.name, {"cuts": 3}, None)
+    one.run(Curve(), SMALL, Budget(2), runs.log_trial)  # type: ignore[arg-type]
+    later = SearchRuns(settings, one.name, {"cuts": 3}, runs.run_id)
+    one.run(Curve(), SMALL, Budget(3), later.log_trial)  # type: ignore[arg-type]
+    later.log_result(one.found(), [save_search_plot(tmp_path / "search.png", one.found())])
+    assert later.run_id == runs.run_id
+    mlflow = MlflowClient(mlflow_server)
+    children = mlflow.search_runs([runs.experiment], f"tags.mlflow.parentRunId = '{runs.run_id}'")
+    assert {child.info.run_name for child in children} == {"trial-00000", "trial-00001", "trial-00002"}
+    assert all("mean_ndcg_at_10" in child.data.metrics and "ranker.depth" in child.data.params for child in children)
+    parent = mlflow.get_run(runs.run_id)
+    assert (parent.info.status, parent.data.metrics["trials"]) == ("FINISHED", 3.0)
+    assert [file.path for file in mlflow.list_artifacts(runs.run_id, "search")] == ["search/search.png"]
+    forgotten = SearchRuns(settings, one.name, {}, "0" * 32)  # another server: a new run
+    assert forgotten.run_id != runs.run_id
+
+
+@pytest.mark.faults  # the whole line-up, twice: half a minute
+def test_the_command_searches_and_its_winner_trains(
     shop: Settings, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"HOME": str(shop.home), "MLFLOW_TRACKING_URI": mlflow_server, "THREADS": "1"}.items():
