@@ -34,7 +34,7 @@ MAY_IMPORT = {
 #: the file is nothing without the library; such a file is itself imported where it is used.
 HEAVY = {
     "feast", "mlflow", "evidently", "catboost", "lightgbm", "xgboost", "implicit", "faiss", "torch", "jax", "shap",
-    "opentelemetry", "optax", "onnxruntime", "tokenizers", "sentence_transformers", "huggingface_hub",
+    "opentelemetry", "optax", "onnxruntime", "tokenizers", "sentence_transformers", "huggingface_hub", "optuna",
 }  # fmt: skip
 ADAPTERS = {
     "deployment/registry.py": {"mlflow"},
@@ -56,6 +56,8 @@ ADAPTERS = {
     "training/generators/als.py": {"implicit"},
     "training/rankers/catboost_ranker.py": {"catboost"},
     "training/rankers/lambdarank.py": {"lightgbm"},
+    "training/search_study.py": {"optuna"},
+    "training/search_tracking.py": {"mlflow"},
     "training/tracking.py": {"mlflow"},
 }
 ADAPTERS_TOP = {

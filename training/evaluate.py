@@ -26,6 +26,8 @@ TWO_STAGE = "two_stage"
 #: Length of the slates that are graded.
 DEPTH = 20
 AUC_NEGATIVES = 100
+#: Candidates of `recall_300`: what a smaller first stage would bring.
+SHALLOW = 300
 
 Targets = Mapping[str, set[str]]
 Slates = dict[str, Sequence[str]]
@@ -47,6 +49,8 @@ class Evaluation:
         Mean AUC per warm user of positives against uniformly drawn available items, two-stage model.
     candidate_recall
         Share of each warm user's targets among the candidates, shape (n_users,).
+    recall_300
+        The same among the best 300 of them, as the lists were fused, before any ranker saw them.
     slates
         segment -> model -> user -> the list that was graded.
     """
@@ -57,6 +61,7 @@ class Evaluation:
     diversity: dict[str, float]
     auc: F64
     candidate_recall: F64
+    recall_300: F64
     seed: int
     slates: dict[str, dict[str, Slates]] = field(default_factory=dict)
 
@@ -85,7 +90,8 @@ class Evaluation:
         out |= {f"warm.{model}.coverage_at_10": value for model, value in self.coverage.items()}
         out |= {f"warm.{model}.diversity_at_10": value for model, value in self.diversity.items()}
         out["auc"] = float(self.auc.mean()) if len(self.auc) else float("nan")
-        out["candidate_recall"] = float(self.candidate_recall.mean()) if len(self.candidate_recall) else float("nan")
+        for name, values in (("candidate_recall", self.candidate_recall), ("recall_300", self.recall_300)):
+            out[name] = float(values.mean()) if len(values) else float("nan")
         for baseline in ("own_history", "history_x_popularity"):
             gain, low, high = self.paired(baseline)
             out |= {f"gain_over_{baseline}": gain, f"gain_over_{baseline}_low": low, f"gain_over_{baseline}_high": high}
@@ -108,7 +114,7 @@ def evaluate(
     segments: dict[str, dict[str, set[str]]] = {"warm": {}, "cold": {}, "new_items": {}}
     slates: dict[str, dict[str, Slates]] = {segment: {} for segment in segments}
     aucs: list[float] = []
-    recalls: list[float] = []
+    recalls: list[tuple[float, float]] = []
     rng = np.random.default_rng([seed, 1])
     repeats = recommender.policy.repeats  # what serving would show; of a film seen, nobody asks for it again
     for done, (user_id, wanted) in enumerate(targets.items()):
@@ -121,7 +127,8 @@ def evaluate(
             _put(slates[segment], name, user_id, baseline(user, table, now, repeats=repeats == "keep")[:DEPTH])
         if user.known:
             draft = recommender.draft(user, table, now, k=DEPTH)
-            recalls.append(len(set(draft.item_ids) & wanted) / len(wanted))
+            found = draft.item_ids
+            recalls.append((_share(found, wanted), _share(found[:SHALLOW], wanted)))
             aucs.append(user_auc(recommender, reader, table, user_id, wanted, now, rng))
             fresh = wanted - set(_taken(reader, user_id, sorted(wanted), now))
             if fresh:
@@ -138,7 +145,12 @@ def evaluate(
     }
     covered = {model: coverage(list(lists.values()), len(table), 10) for model, lists in slates["warm"].items()}
     diverse = {model: _diversity(lists.values(), table) for model, lists in slates["warm"].items()}
-    return Evaluation(window, metrics, covered, diverse, np.array(aucs), np.array(recalls), seed, slates)
+    recall, shallow = np.array(recalls).reshape(-1, 2).T
+    return Evaluation(window, metrics, covered, diverse, np.array(aucs), recall, shallow, seed, slates)
+
+
+def _share(found: Sequence[str], wanted: set[str]) -> float:
+    return len(wanted.intersection(found)) / len(wanted)
 
 
 def _diversity(lists: Iterable[Sequence[str]], table: ItemTable) -> float:

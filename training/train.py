@@ -225,6 +225,7 @@ def window_rows(
     watch: Stopwatch,
     on_progress: Callable[[int, int], None],
     fusion: Fusion | None = None,
+    fitted: tuple[AsOfReader, ItemTable, tuple[CandidateGenerator, ...]] | None = None,
 ) -> WindowRows:
     """Fit the generators before a window and label what they retrieve.
 
@@ -234,6 +235,8 @@ def window_rows(
         Number of the window, from 1: other negatives are drawn for another one.
     fusion
         What the window before it taught; None: lists are fused by reciprocal ranks.
+    fitted
+        Features, items and the configuration's generators as of the window, where the caller has them.
 
     Raises
     ------
@@ -246,7 +249,7 @@ def window_rows(
         raise BadInputError(f"no {config.target} events in the window from {start:%Y-%m-%d}: nothing to learn from")
     if config.users is not None:
         targets = drawn(targets, config.users, [settings.seed, 2, number])
-    reader, table, generators = _as_of(settings, config, log, window, watch)
+    reader, table, generators = fitted or _as_of(settings, config, log, window, watch)
     with watch.phase("ranker rows"):
         keys, rows, ranks = candidate_rows(
             settings,

@@ -55,6 +55,7 @@ def run(settings: Settings) -> tuple[dict[str, float], dict[str, tuple[str, floa
         "online_retail.new_items.two_stage.ndcg_at_10": (">=", 0.11),
         "online_retail.cold.two_stage.ndcg_at_10": (">", 0.103),
         "online_retail.candidate_recall": (">=", 0.78),
+        "online_retail.recall_300": (">=", 0.72),
         "online_retail.auc": (">", 0.85),
         "online_retail.seconds": ("<", 600.0),
         "complete_journey.gain_over_own_history_low": (">", 0.0),

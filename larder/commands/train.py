@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -36,7 +37,9 @@ def train(
             "no data yet."
         ),
     ] = None,
-    windows: Annotated[int, typer.Option(min=1, max=20, help="Rolling windows the ranker learns from.")] = 8,
+    windows: Annotated[
+        int | None, typer.Option(min=1, max=20, help="Rolling windows the ranker learns from (default 8).")
+    ] = None,
     diversity: Annotated[
         DiversityChoice, typer.Option(help="How alike the items of a list may be; a request may ask for another kind.")
     ] = DiversityChoice.off,
@@ -58,6 +61,10 @@ def train(
     ] = "default",
     vectors: Annotated[
         Path | None, typer.Option(help="Item vectors for the contrastive model, of `larder items encode`.")
+    ] = None,
+    settings_file: Annotated[
+        Path | None,
+        typer.Option("--settings", help="YAML with settings of generators and ranker, as `larder search` writes it."),
     ] = None,
     sample: Annotated[
         bool,
@@ -92,6 +99,7 @@ def train(
       larder train --dataset simulator --diversity category_cap --new-item-slot
       larder train --dataset simulator --ranker lambdarank
       larder train --dataset online_retail --line-up contrastive
+      larder -p online_retail train --settings .larder/online_retail/search/best.yaml
     """
     from feature_repo.backfill import backfill
     from feature_repo.event_log import read_report
@@ -104,24 +112,26 @@ def train(
     from training.rankers.registry import ranker_params
     from training.sample import sample_of
     from training.save_purchase import purchase_dir
+    from training.settings_file import configured, read_training_settings
     from training.train import TrainConfig
     from training.train import train as run
 
     settings = settings_of(ctx, dataset)
-    params = ranker_params(ranker)  # a wrong name is said before the work, not after
+    # What is wrong in a name or a file is said before the work, not after.
     generators = line_up_of(line_up, None if vectors is None else str(vectors))
+    chosen = read_training_settings(settings_file) if settings_file is not None else {}
+    asked = configured(TrainConfig(ranker=ranker_params(ranker), line_up=generators), chosen)
     data_hash = ensure_data(settings, dataset or settings.project)
     data = read_report(settings)
     with progress("backfill"):
         backfill(settings)
     with Stack(settings, redis=False, mlflow=register) as stack:
         with PhaseProgress() as report:
-            config = TrainConfig(
+            config = replace(
+                asked,
                 target=data.target,
                 repeats=data.repeats,
-                windows=windows,
-                line_up=generators,
-                ranker=params,
+                windows=windows or asked.windows,
                 diversity=Diversity(diversity.value),
                 new_items=NewItems(slots=int(new_item_slot)),
             )
@@ -154,7 +164,11 @@ def print_result(result: TrainResult) -> None:
         gain, low, high = result.evaluation.paired(baseline)
         print(f"paired gain over {baseline:<21} {gain:+.4f} nDCG@10 [{low:+.4f}, {high:+.4f}] (95 %, bootstrap)")
     auc, recall = result.evaluation.auc.mean(), result.evaluation.candidate_recall.mean()
-    print(f"AUC {auc:.3f} (mean per warm user against 100 random items); candidate recall {recall:.3f}")
+    first = result.evaluation.recall_300.mean()
+    print(
+        f"AUC {auc:.3f} (mean per warm user against 100 random items); candidate recall {recall:.3f}, of the first 300 "
+        f"{first:.3f}"
+    )
     print(f"{result.fitted.best_iteration} trees; bundle {result.bundle.bundle_id}")
     print("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in result.seconds.items()))
 
