@@ -57,6 +57,7 @@ def test_stopping_writes_everything_that_was_queued(tmp_path: Path) -> None:
         "items": [{"item_id": "i1", "rank": 1, "score": 0.5, "source": "history", "slot": None}], "user_seq": 1,
         "recent_seq": 2,
         "feature_age_s": 0.1, "reasons": [], "seen": None, "latency_ms": None, "failure": None, "epoch": 0,
+        "propensities": None, "explored": None,
     }  # fmt: skip
 
 
