@@ -257,12 +257,15 @@ def load_catboost(path: Path, calibration: Calibration) -> CatBoostRanker:
 
 def compiled_trees(model: Any) -> ObliviousTrees | None:
     """Read the trees of a CatBoost model; None where they do not give the library's scores, to the bit."""
+    from catboost import CatBoostError
+
     try:
         with tempfile.TemporaryDirectory() as directory:
             described = Path(directory) / "model.json"
             model.save_model(str(described), format="json")
             trees = oblivious_trees(json.loads(described.read_bytes()))
-    except OSError:  # where no file may be written, as in the gate's child process, the library scores
+    except (OSError, CatBoostError):
+        # No file may be written, as in the gate's child process, or a leaf is no number, which JSON cannot say.
         return None
     if trees is None:
         return None

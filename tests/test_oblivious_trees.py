@@ -83,3 +83,11 @@ def test_a_wrong_reading_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_gates_child_process_which_may_write_no_file_takes_a_bundle(tmp_path: Path) -> None:
     with Parser(seconds=60.0, memory_mb=8192.0) as parser:
         assert parser.bundle(tmp_path / make_bundle(tmp_path, small_shop()), ("catboost",)).finite
+
+
+def test_leaves_that_are_no_numbers_stay_with_the_library() -> None:
+    """The gate must find them by their scores, and say so; JSON cannot hold them."""
+    model, width = _model(np.random.default_rng(5), 0.0)
+    model.set_leaf_values(np.full_like(model.get_leaf_values(), np.nan))
+    assert compiled_trees(model) is None
+    assert np.isnan(model.predict(np.zeros((3, width), np.float32), prediction_type="RawFormulaVal")).all()
