@@ -26,8 +26,8 @@ from tests.fault_proxy import Mode
 
 #: Least and most seconds of a fault, and of the quiet after it.
 _FAULT_S, _QUIET_S = (0.5, 4.0), (2.0, 6.0)
-#: The first share of a run fills caches, pools and the allocator; memory is looked at afterwards. In a run of 20 minutes
-#: it also fills what is bounded by design: the status page's ten minutes, and the 20,000 lists remembered for feedback.
+#: The first share of a run fills caches, pools and the allocator; memory is looked at afterwards. In 20 minutes it also
+#: fills what is bounded by design: the status page's ten minutes, and the 20,000 lists remembered for feedback.
 _WARM_UP = 0.5
 _LOOK_S = 0.5
 SHED = 503
