@@ -6,7 +6,7 @@ A row that is damaged or of another layout counts as missing and is counted in `
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -259,7 +259,10 @@ class AsyncOnlineReader:
         if not isinstance(self._client, RedisPipe):
             return self._queries.user_rows(user_id, *(await self.read(user_requests(user_id, with_pairs), now_us)))
         message, count = self._user_read.message(user_id, with_pairs=with_pairs)
-        replies = await self._asked(self._client.ask_packed(message, count))
+        try:
+            replies = await self._client.ask_packed(message, count)
+        except (RedisError, OSError) as error:
+            _unavailable(error)
         user = self._user_read.decoded(user_id, replies, now_us)
         if user is not None:
             return user
@@ -290,14 +293,10 @@ class AsyncOnlineReader:
 
     async def _run(self, commands: list[Command]) -> list[Any]:
         client = self._client
-        if isinstance(client, RedisPipe):
-            return await self._asked(client.ask(commands))
-        return await self._asked(ask_async(client, commands, raise_on_error=False))
-
-    @staticmethod
-    async def _asked(answers: Awaitable[list[Any]]) -> list[Any]:
         try:
-            return await answers
+            if isinstance(client, RedisPipe):
+                return await client.ask(commands)
+            return await ask_async(client, commands, raise_on_error=False)
         except (RedisError, OSError) as error:
             _unavailable(error)
 

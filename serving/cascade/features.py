@@ -82,7 +82,7 @@ class Asked:
         out = np.empty((len(items), 2 * len(self.queries)), np.float32, order="F")
         for g, query in enumerate(self.queries):
             out[:, 2 * g] = query.scores(items)
-        out[:, 1::2] = ranks_in(self.lists, self.ends, items, self.size)
+        ranks_in(self.lists, self.ends, items, self.size, out[:, 1::2])
         return out
 
 
