@@ -115,7 +115,11 @@ class _Queries:
 
 def user_requests(user_id: str, with_pairs: bool = False) -> list[Request]:
     """Return the first read of a recommendation: the user's row, all affinities and the recent events, or all pairs."""
-    rows = [RowsOf(USER_STATS, [user_id]), AllOf(USER_CATEGORY, user_id), RowsOf(RECENT_LAYOUT, [user_id])]
+    rows: list[Request] = [
+        RowsOf(USER_STATS, [user_id]),
+        AllOf(USER_CATEGORY, user_id),
+        RowsOf(RECENT_LAYOUT, [user_id]),
+    ]
     return [*rows, AllOf(USER_ITEM, user_id)] if with_pairs else rows
 
 

@@ -67,7 +67,7 @@ class LabelledTimes(Collector):
     Parameters
     ----------
     name, text, label, buckets
-        As of `prometheus_client.Histogram`.
+        As of `prometheus_client.Histogram`; the least bound is 0 or more.
     """
 
     def __init__(self, name: str, text: str, label: str, buckets: tuple[float, ...]) -> None:

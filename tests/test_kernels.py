@@ -57,8 +57,11 @@ def test_lists_are_fused_by_reciprocal_rank(lists: list[np.ndarray], allowed: np
 @given(ranked_lists, st.permutations(range(N_ITEMS)), st.integers(0, N_ITEMS))
 def test_ranks_are_those_of_the_lists(lists: list[np.ndarray], order: list[int], count: int) -> None:
     items = np.array(order[:count], np.int32)
-    found = np.empty((count, len(lists)), np.float32)
-    ranks_in(*joined(lists), items, N_ITEMS, found)
+    found = ranks_in(*joined(lists), items, N_ITEMS)
+    into = np.zeros((count, 2 * len(lists)), np.float32, order="F")
+    assert ranks_in(*joined(lists), items, N_ITEMS, into[:, 1::2]).base is into
+    np.testing.assert_array_equal(into[:, 1::2], found)
+    assert not into[:, ::2].any()
     for row, item in enumerate(items):
         for g, one in enumerate(lists):
             place = np.flatnonzero(one == item)

@@ -364,8 +364,8 @@ def _ranks(lists: Any, ends: Any, items: Any, size: int, out: Any) -> None:
         start = ends[g]
 
 
-def ranks_in(lists: I32, ends: npt.NDArray[np.int64], items: I32, size: int, out: F32) -> None:
-    """Fill in the 1-based rank of some distinct items in each of several lists, NaN where it lacks them.
+def ranks_in(lists: I32, ends: npt.NDArray[np.int64], items: I32, size: int, out: F32 | None = None) -> F32:
+    """Return the 1-based rank of some distinct items in each of several lists, NaN where it lacks them.
 
     Parameters
     ----------
@@ -374,6 +374,13 @@ def ranks_in(lists: I32, ends: npt.NDArray[np.int64], items: I32, size: int, out
     size
         Number of all items there are.
     out
-        Takes the ranks, shape (len(items), len(ends)).
+        Where to put them; a new array if None.
+
+    Returns
+    -------
+    ndarray
+        Shape (len(items), len(ends)).
     """
-    _ranks(lists, ends, items, size, out)
+    ranks = np.empty((len(items), len(ends)), np.float32, order="F") if out is None else out
+    _ranks(lists, ends, items, size, ranks)
+    return ranks
