@@ -36,7 +36,7 @@ FAILURES: tuple[Failure, ...] = ("error", "timeout", "non_finite", "empty", "fal
 NOT_READ: Final = -1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, it would take several times as long to make; as the next one
 class Seen:
     """What the ranker got for n items, by reference: nothing is encoded while the user waits.
 
@@ -70,7 +70,7 @@ class Seen:
     user: UserRows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Impressions:
     """One answer.
 

@@ -138,9 +138,12 @@ def _distinct(found: Any) -> Any:
     keys = np.empty(len(found), np.int64)
     for e in range(len(found)):
         if found[e] >= 0:
-            keys[count] = (np.int64(found[e]) << 32) | e
+            key, at = (np.int64(found[e]) << 32) | e, count
+            while at > 0 and keys[at - 1] > key:  # there are at most 200: numba's own sort takes seconds to compile
+                keys[at] = keys[at - 1]
+                at -= 1
+            keys[at] = key
             count += 1
-    keys = np.sort(keys[:count])
     items, which, events = np.empty(count, np.int32), np.empty(count, np.int64), np.empty(count, np.int64)
     place, last = np.empty(len(found), np.int64), -1
     n = 0

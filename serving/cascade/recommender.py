@@ -90,9 +90,9 @@ class Draft:
         return [self.table.ids[i] for i in self.candidates.items]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, the lines of one list would take eight times as long to make
 class RankedItem:
-    """One line of a slate; `rank` is 1-based.
+    """One line of a slate; `rank` is 1-based. Nobody changes one.
 
     `slot` says by which rule, not by its score, an item has its place: "new" in the place kept for a new item,
     "explored" where it was drawn.
