@@ -32,6 +32,7 @@ from feature_repo.read_request import (
 )
 from feature_repo.redis_pipe import RedisPipe
 from feature_repo.rows import NO_RECENT_EVENTS, AllPairs, Rows, UserRows, null_rows, within_max_age
+from feature_repo.user_read import UserRead
 from feature_repo.views import ITEM_STATS, USER_CATEGORY, USER_ITEM, USER_STATS
 
 #: Rows per MGET of `read_items`: Redis answers nobody else meanwhile.
@@ -112,9 +113,14 @@ class _Queries:
         return reply
 
 
-def user_requests(user_id: str) -> list[Request]:
-    """Return the first read of a recommendation: the user's row, all affinities and the recent events."""
-    return [RowsOf(USER_STATS, [user_id]), AllOf(USER_CATEGORY, user_id), RowsOf(RECENT_LAYOUT, [user_id])]
+def user_requests(user_id: str, with_pairs: bool = False) -> list[Request]:
+    """Return the first read of a recommendation: the user's row, all affinities and the recent events, or all pairs."""
+    rows: list[Request] = [
+        RowsOf(USER_STATS, [user_id]),
+        AllOf(USER_CATEGORY, user_id),
+        RowsOf(RECENT_LAYOUT, [user_id]),
+    ]
+    return [*rows, AllOf(USER_ITEM, user_id)] if with_pairs else rows
 
 
 def _item_requests(item_ids: Sequence[str]) -> list[Request]:
@@ -222,6 +228,7 @@ class AsyncOnlineReader:
     def __init__(self, client: redis.asyncio.Redis | RedisPipe, project: str) -> None:
         self._client = client
         self._queries = _Queries(project)
+        self._user_read = UserRead(project)
 
     @property
     def malformed(self) -> int:
@@ -253,10 +260,18 @@ class AsyncOnlineReader:
 
     async def user(self, user_id: str, now_us: int, *, with_pairs: bool = False) -> UserRows:
         """Read the user's row, affinities and recent events, and all pair rows of the user if wanted."""
-        requests = user_requests(user_id)
-        if with_pairs:
-            requests.append(AllOf(USER_ITEM, user_id))
-        return self._queries.user_rows(user_id, *(await self.read(requests, now_us)))
+        if not isinstance(self._client, RedisPipe):
+            return self._queries.user_rows(user_id, *(await self.read(user_requests(user_id, with_pairs), now_us)))
+        message, count = self._user_read.message(user_id, with_pairs=with_pairs)
+        try:
+            replies = await self._client.ask_packed(message, count)
+        except (RedisError, OSError) as error:
+            _unavailable(error)
+        user = self._user_read.decoded(user_id, replies, now_us)
+        if user is not None:
+            return user
+        plan = ReadPlan(self._queries.project, user_requests(user_id, with_pairs))
+        return self._queries.user_rows(user_id, *self._queries.decode(plan, replies, now_us))
 
     async def pairs(self, user_id: str, item_ids: list[str], now_us: int) -> Rows:
         """Read the rows of USER_ITEM for one user and some items, shape (len(item_ids),)."""

@@ -119,14 +119,22 @@ class RedisPipe:
         OSError
             If no connection can be made (TimeoutError: not in time).
         """
-        if not commands:
-            return []
+        return await self.ask_packed(packed(commands), len(commands)) if commands else []
+
+    async def ask_packed(self, message: bytes, count: int) -> list[Any]:
+        """Run commands that are packed already: `ask` for who asks the same again and again.
+
+        Parameters
+        ----------
+        message, count
+            Commands in the protocol of Redis, and how many they are.
+        """
         connection = self._connection
         if connection is not None and connection.silent_for() > self._silence_s:
             connection.abort(f"Redis was silent for {self._silence_s} s")
         if connection is None or not connection.open:
             connection = await self._connected()
-        return await connection.send(packed(commands), len(commands))
+        return await connection.send(message, count)
 
     async def aclose(self) -> None:
         """Close the connection; a later question opens another."""

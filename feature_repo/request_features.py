@@ -86,6 +86,102 @@ class Since:
         return c.age(self.time) / self.unit_us
 
 
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """One column over another."""
+
+    numerator: str
+    denominator: str
+
+    def __call__(self, c: Ages, now: F64) -> F64:
+        """Divide, with NaN where the denominator is 0."""
+        return _ratio(c[self.numerator], c[self.denominator])
+
+
+@dataclass(frozen=True, slots=True)
+class Smoothed:
+    """A rate shrunk towards `prior` with the strength of `weight` observations."""
+
+    numerator: str
+    denominator: str
+    prior: float
+    weight: float
+
+    def __call__(self, c: Ages, now: F64) -> F64:
+        """Return the rate."""
+        return (c[self.numerator] + self.prior * self.weight) / (c[self.denominator] + self.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class MeanGap:
+    """Mean time between orders in days; NaN with fewer than two."""
+
+    first: str
+    last: str
+    orders: str
+
+    def __call__(self, c: Ages, now: F64) -> F64:
+        """Return the days."""
+        first, last = c[self.first], c[self.last]
+        return _ratio((last - first) / DAY_US, np.maximum(c[self.orders] - 1.0, 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Time since the last order, in units of the usual gap."""
+
+    gap: MeanGap
+
+    def __call__(self, c: Ages, now: F64) -> F64:
+        """Return the units."""
+        gap = self.gap(c, now)
+        return _ratio((now - c[self.gap.last]) / DAY_US, gap)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Price the last event carried (point-in-time by construction), else the catalogue's."""
+
+    paid: str
+    listed: str
+
+    def __call__(self, c: Ages, now: F64) -> F64:
+        """Return the price, minor units."""
+        return np.where(np.isnan(c[self.paid]), c[self.listed], c[self.paid])
+
+
+@dataclass(frozen=True, slots=True)
+class PriceRatio:
+    """A price against a mean price."""
+
+    price: Price
+    mean: Ratio
+
+    def __call__(self, c: Ages, now: F64) -> F64:
+        """Divide."""
+        return _ratio(self.price(c, now), self.mean(c, now))
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """A counter of a short half-life against one of a long half-life, both decayed to now and smoothed.
+
+    `share` is what the short one is of the long one where nothing changes.
+    """
+
+    short: Decayed
+    long: Decayed
+    share: float
+
+    def __call__(self, c: Ages, now: F64) -> F64:
+        """Divide."""
+        return (self.short(c, now) + TREND_PRIOR) / (self.long(c, now) * self.share + TREND_PRIOR)
+
+
+#: Events added to both sides of a trend, so that few say little.
+TREND_PRIOR: Final = 0.5
+
+
 def _decayed(name: str) -> Decayed:
     half_life, time = _HALF_LIVES[name]
     return Decayed(name, time, half_life)
@@ -96,35 +192,9 @@ def _ratio(numerator: F64, denominator: F64) -> F64:
     return numerator / np.where(denominator == 0.0, np.nan, denominator)
 
 
-def _smoothed(numerator: F64, denominator: F64, prior: float, weight: float) -> F64:
-    """Rate shrunk towards `prior` with the strength of `weight` observations."""
-    return (numerator + prior * weight) / (denominator + weight)
-
-
-def _mean_gap_days(first: F64, last: F64, orders: F64) -> F64:
-    """Mean time between orders in days; NaN with fewer than two."""
-    return _ratio((last - first) / DAY_US, np.maximum(orders - 1.0, 0.0))
-
-
-def _mean_price(c: Columns) -> F64:
-    return _ratio(c["user_price_sum"], c["user_purchases"])
-
-
-def _pair_due(c: Ages, now: F64) -> F64:
-    gap = _mean_gap_days(c["pair_first_order_time"], c["pair_order_time"], c["pair_orders"])
-    return _ratio((now - c["pair_order_time"]) / DAY_US, gap)
-
-
-def _price(c: Columns) -> F64:
-    """Price the last event carried (point-in-time by construction), else the catalogue's."""
-    return np.where(np.isnan(c["item_price_paid"]), c["item_price"], c["item_price_paid"])
-
-
-def _trend(c: Ages, now: F64) -> F64:
-    """Purchases of the last week against the last quarter, both decayed to now and smoothed."""
-    week, quarter = _decayed("item_purchases_7d")(c, now), _decayed("item_purchases_90d")(c, now)
-    return (week + 0.5) / (quarter * (7.0 / 90.0) + 0.5)
-
+_PRICE = Price("item_price_paid", "item_price")
+_MEAN_PRICE = Ratio("user_price_sum", "user_purchases")
+_PAIR_GAP = MeanGap("pair_first_order_time", "pair_order_time", "pair_orders")
 
 #: What each feature says, and how it is computed, by name.
 FEATURES: Final[dict[str, tuple[str, Feature]]] = {
@@ -141,16 +211,16 @@ FEATURES: Final[dict[str, tuple[str, Feature]]] = {
     "f_user_days_known": ("Days since the user's first event", Since("user_first_time", DAY_US)),
     "f_user_order_gap_days": (
         "Mean days between the user's orders",
-        lambda c, now: _mean_gap_days(c["user_first_order_time"], c["user_order_time"], c["user_orders"]),
+        MeanGap("user_first_order_time", "user_order_time", "user_orders"),
     ),
-    "f_user_mean_price": ("Mean unit price the user paid, minor units", lambda c, now: _mean_price(c)),
+    "f_user_mean_price": ("Mean unit price the user paid, minor units", _MEAN_PRICE),
     "f_user_lines_per_order": (
         "Purchase lines per order",
-        lambda c, now: _ratio(c["user_purchases"], c["user_orders"]),
+        Ratio("user_purchases", "user_orders"),
     ),
     "f_user_repurchase_rate": (
         "Share of the user's lines that repeat an item",
-        lambda c, now: _smoothed(c["user_repurchases"], c["user_purchases"], 0.2, 5.0),
+        Smoothed("user_repurchases", "user_purchases", 0.2, 5.0),
     ),
     "f_user_items_bought": ("Different items the user bought", Raw("user_items_bought")),
     # item
@@ -161,26 +231,29 @@ FEATURES: Final[dict[str, tuple[str, Feature]]] = {
     "f_item_purchases_7d": ("Item's purchase lines, half-life 7 days", _decayed("item_purchases_7d")),
     "f_item_purchases_30d": ("Item's purchase lines, half-life 30 days", _decayed("item_purchases_30d")),
     "f_item_purchases_90d": ("Item's purchase lines, half-life 90 days", _decayed("item_purchases_90d")),
-    "f_item_trend": ("Item's last week against its last quarter", _trend),
+    "f_item_trend": (
+        "Item's last week against its last quarter",
+        Trend(_decayed("item_purchases_7d"), _decayed("item_purchases_90d"), 7.0 / 90.0),
+    ),
     "f_item_conversion": (
         "Purchase lines per view, smoothed",
-        lambda c, now: _smoothed(c["item_purchases"], c["item_views"], 0.05, 20.0),
+        Smoothed("item_purchases", "item_views", 0.05, 20.0),
     ),
     "f_item_ctr": (
         "Recommendation clicks per confirmed impression, smoothed",
-        lambda c, now: _smoothed(c["item_clicks"], c["item_impressions"], 0.05, 20.0),
+        Smoothed("item_clicks", "item_impressions", 0.05, 20.0),
     ),
     "f_item_buyers": ("Different users who bought the item", Raw("item_buyers")),
     "f_item_repurchase_rate": (
         "Share of the item's lines that are repeats",
-        lambda c, now: _smoothed(c["item_repurchases"], c["item_purchases"], 0.2, 10.0),
+        Smoothed("item_repurchases", "item_purchases", 0.2, 10.0),
     ),
-    "f_item_quantity_mean": ("Units per purchase line", lambda c, now: _ratio(c["item_quantity"], c["item_purchases"])),
+    "f_item_quantity_mean": ("Units per purchase line", Ratio("item_quantity", "item_purchases")),
     "f_item_cancel_rate": (
         "Cancelled lines per purchase line, smoothed",
-        lambda c, now: _smoothed(c["item_cancels"], c["item_purchases"], 0.02, 20.0),
+        Smoothed("item_cancels", "item_purchases", 0.02, 20.0),
     ),
-    "f_item_price": ("Item's price, minor units", lambda c, now: _price(c)),
+    "f_item_price": ("Item's price, minor units", _PRICE),
     "f_item_age_days": ("Days since the item entered the catalogue", Since("item_created_at", DAY_US)),
     "f_item_days_since_purchase": ("Days since anybody bought the item", Since("item_purchase_time", DAY_US)),
     # user x item
@@ -193,13 +266,13 @@ FEATURES: Final[dict[str, tuple[str, Feature]]] = {
     "f_pair_purchases_90d": ("User's purchase lines of the item, half-life 90 days", _decayed("pair_purchases_90d")),
     "f_pair_order_share": (
         "Share of the user's orders with the item",
-        lambda c, now: _ratio(c["pair_orders"], c["user_orders"]),
+        Ratio("pair_orders", "user_orders"),
     ),
     "f_pair_quantity": ("Units of the item the user bought", Raw("pair_quantity")),
     "f_pair_cancels": ("Lines of the item the user cancelled", Raw("pair_cancels")),
     "f_pair_hours_since_view": ("Hours since the user viewed the item", Since("pair_view_time", HOUR_US)),
     "f_pair_days_since_order": ("Days since the user ordered the item", Since("pair_order_time", DAY_US)),
-    "f_pair_due": ("Time since the user ordered the item, in units of the usual gap", _pair_due),
+    "f_pair_due": ("Time since the user ordered the item, in units of the usual gap", Due(_PAIR_GAP)),
     "f_pair_impressions_7d": ("Times shown to the user, half-life 7 days", _decayed("pair_impressions_7d")),
     # user x category
     "f_affinity_views_1d": ("User's views in the category, half-life 1 day", _decayed("affinity_views_1d")),
@@ -210,18 +283,18 @@ FEATURES: Final[dict[str, tuple[str, Feature]]] = {
     ),
     "f_affinity_purchase_share": (
         "Share of the user's lines in the category",
-        lambda c, now: _ratio(c["affinity_purchases"], c["user_purchases"]),
+        Ratio("affinity_purchases", "user_purchases"),
     ),
     "f_affinity_view_share": (
         "Share of the user's views in the category",
-        lambda c, now: _ratio(c["affinity_views"], c["user_views"]),
+        Ratio("affinity_views", "user_views"),
     ),
     "f_affinity_days_since_purchase": (
         "Days since the user bought in the category",
         Since("affinity_purchase_time", DAY_US),
     ),
     # across
-    "f_price_ratio": ("Item's price against the user's mean price", lambda c, now: _ratio(_price(c), _mean_price(c))),
+    "f_price_ratio": ("Item's price against the user's mean price", PriceRatio(_PRICE, _MEAN_PRICE)),
     "f_hour_of_day": ("Hour of the day, UTC", lambda c, now: np.floor((now % DAY_US) / HOUR_US)),
     "f_day_of_week": ("Day of the week, UTC, Monday 0", lambda c, now: (np.floor(now / DAY_US) + 3.0) % 7.0),
 }

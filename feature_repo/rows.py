@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from feature_repo.views import NULL_INT, View
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,10 @@ class Rows:
         """`seq` each row holds, shape (n,)."""
         return self.ints[:, 1]
 
+    def held(self, rows: slice | npt.NDArray[np.intp]) -> I64:
+        """Return the `seq` that some of the rows hold, 0 where there is none."""
+        return np.where(self.present[rows], self.seq[rows], 0)
+
 
 def block_names(view: View) -> tuple[str, ...]:
     """Return the names of a view's columns in the order of `Rows.block`."""
@@ -134,40 +139,101 @@ class RecentEvents:
 NO_RECENT_EVENTS = RecentEvents([], np.empty(0, np.int8), np.empty(0, np.int64))
 
 
+class PickedRows(Rows):
+    """Some rows of others, or missing ones, by position; copied when they are asked for, which is rarely.
+
+    A user dealt with some tens of items, and is shown hundreds: what is computed of rows is computed of those few.
+
+    Attributes
+    ----------
+    base
+        The rows picked from.
+    which
+        Position in `base` of each row, -1 for a missing one, shape (n,).
+    """
+
+    __slots__ = ("base", "which")
+
+    base: Rows
+    which: npt.NDArray[np.int32]
+
+    def __init__(self, base: Rows, which: npt.NDArray[np.int32]) -> None:
+        for name, value in (("view", base.view), ("base", base), ("which", which)):
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    @property
+    def ints(self) -> I64:
+        """As of `Rows`."""
+        return _picked(self.base.ints, self.which, NULL_INT)
+
+    @property
+    def floats(self) -> F64:
+        """As of `Rows`."""
+        return _picked(self.base.floats, self.which, np.nan)
+
+    @property
+    def present(self) -> Mask:
+        """As of `Rows`."""
+        return _picked(self.base.present, self.which, False)
+
+    @property
+    def time(self) -> I64:
+        """As of `Rows`."""
+        return _picked(self.base.time, self.which, NULL_INT)
+
+    @property
+    def seq(self) -> I64:
+        """As of `Rows`."""
+        return _picked(self.base.seq, self.which, NULL_INT)
+
+    def block(self) -> F64:
+        """As of `Rows`."""
+        return np.ascontiguousarray(_picked(self.base.block().T, self.which, np.nan).T)
+
+    def held(self, rows: slice | npt.NDArray[np.intp]) -> I64:
+        """As of `Rows`."""
+        some = PickedRows(self.base, self.which[rows])
+        return np.where(some.present, some.seq, 0)
+
+
+def _picked(values: npt.NDArray[T], which: npt.NDArray[np.int32], null: float) -> npt.NDArray[T]:
+    """Return rows of an array by position, filled with `null` where that is -1."""
+    if not len(values):
+        return np.full((len(which), *values.shape[1:]), null, values.dtype)
+    found = values.take(which, 0, mode="clip")
+    found[which < 0] = null
+    return found
+
+
 class AllPairs:
     """All rows a user has in USER_ITEM: those of any items are taken from it without another read.
 
     Parameters
     ----------
     item_ids
-        Items of the rows, distinct, in order.
+        Items of the rows, distinct.
     rows
         Shape (len(item_ids),).
     """
 
-    __slots__ = ("_place", "_rows", "item_ids")
+    __slots__ = ("_rows", "item_ids")
 
     def __init__(self, item_ids: Sequence[str], rows: Rows) -> None:
         self.item_ids = item_ids
-        self._place = {item_id: row for row, item_id in enumerate(item_ids)}
-        # A missing row at the end: that of all other items.
-        none = null_rows(rows.view, 1)
-        self._rows = Rows(
-            rows.view,
-            np.concatenate([rows.ints, none.ints]),
-            np.concatenate([rows.floats, none.floats]),
-            np.append(rows.present, False),
-        )
+        self._rows = rows
 
     def __len__(self) -> int:
-        return len(self._place)
+        return len(self.item_ids)
 
-    def of(self, item_ids: Sequence[str]) -> Rows:
+    def of(self, item_ids: Sequence[str]) -> PickedRows:
         """Return the rows of some items, as reading them would, shape (len(item_ids),)."""
-        missing, place = len(self._place), self._place.get
-        return self._taken(np.array([place(item_id, missing) for item_id in item_ids], np.intp))
+        place = {item_id: row for row, item_id in enumerate(self.item_ids)}
+        return PickedRows(self._rows, np.array([place.get(item_id, -1) for item_id in item_ids], np.int32))
 
-    def at(self, indices: npt.NDArray[np.integer], items: npt.NDArray[np.integer], size: int) -> Rows:
+    def at(self, indices: npt.NDArray[np.integer], items: npt.NDArray[np.integer], size: int) -> PickedRows:
         """Return the rows of items of a table by their index there: `of` without a text for each, shape (len(items),).
 
         Parameters
@@ -177,20 +243,10 @@ class AllPairs:
         size
             Items of the table.
         """
-        which = np.full(size, len(self._place), np.intp)
-        there = np.flatnonzero(indices >= 0)
-        which[indices[there]] = there
-        return self._taken(which[items])
-
-    def _taken(self, which: npt.NDArray[np.intp]) -> Rows:
-        rows = self._rows
-        return Rows(
-            rows.view,
-            rows.ints.take(which, 0),
-            rows.floats.take(which, 0),
-            rows.present.take(which),
-            rows.block().take(which, 1),
-        )
+        which = np.full(size + 1, -1, np.int32)
+        which[indices] = np.arange(len(indices), dtype=np.int32)
+        which[size] = -1  # where those are that the table lacks
+        return PickedRows(self._rows, which.take(items))
 
 
 @dataclass(frozen=True, slots=True)

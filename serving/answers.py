@@ -65,7 +65,7 @@ ItemTableAge = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ExplainedItem(RankedItem):
     """One line of a list that was asked for with `explain`."""
 

@@ -211,6 +211,8 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        # The framework's own, which asks the environment at every request; ours are in tracing.py and metrics.py.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.serving = state
     app.state.metrics = metrics

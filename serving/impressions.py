@@ -36,7 +36,7 @@ FAILURES: tuple[Failure, ...] = ("error", "timeout", "non_finite", "empty", "fal
 NOT_READ: Final = -1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, it would take several times as long to make; as the next one
 class Seen:
     """What the ranker got for n items, by reference: nothing is encoded while the user waits.
 
@@ -70,7 +70,7 @@ class Seen:
     user: UserRows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Impressions:
     """One answer.
 
@@ -238,14 +238,16 @@ def to_record(served: Impressions) -> ImpressionRecord:
 
 
 def _seen_record(seen: Seen) -> SeenRecord:
-    codes, places = np.unique(seen.category, return_inverse=True)
-    categories = [seen.category_names[code] for code in codes]
+    codes = seen.category.tolist()
+    place = {code: n for n, code in enumerate(sorted(set(codes)))}
+    places = np.array([place[code] for code in codes], "<i4")
+    categories = [seen.category_names[code] for code in place]
     row = {name: i for i, name in enumerate(seen.user.categories)}
     affinities = seen.user.affinities
     held = np.append(np.where(affinities.present, affinities.seq, 0), 0)
     rows, columns = seen.matrix.shape
     seqs = np.stack([seen.item_seq, seen.catalog_seq, seen.pair_seq])
-    parts = (seen.matrix.T.astype("<f4"), seqs.astype("<i8"), places.astype("<i4"))
+    parts = (seen.matrix.T.astype("<f4"), seqs.astype("<i8"), places)
     data = b"".join(part.tobytes() for part in parts)
     return SeenRecord(
         service=seen.service,

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from serving.answers import REASONS
 from serving.assignment import ARMS
 from serving.impressions import FAILURES
+from serving.loop_metrics import LabelledSums, LabelledTimes
 from serving.missing_features import MissingFeatures
 from serving.plan import Arm
 
@@ -59,15 +60,14 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self.requests = self._counter("requests", "Answers", "route", "status", "level", "arm")
         self.requests_of = Children(self.requests)
-        self.request_seconds = self._histogram("request_seconds", "Time to answer", _LATENCY_S, "route")
-        stage_seconds = self._histogram("stage_seconds", "Parts of a recommendation request", _STAGE_S, "stage")
+        self.request_seconds = self._times("request_seconds", "Time to answer", _LATENCY_S, "route")
+        stage_seconds = self._times("stage_seconds", "Parts of a recommendation request", _STAGE_S, "stage")
         self.stage = {name: stage_seconds.labels(name) for name in STAGES}
         self.shed = self._counter("shed", "Requests refused because there was too much to do", "kind")
-        served = self._counter("served_items", "Items served by the candidate generator", "source")
-        candidates = self._counter("candidates", "Candidates by the generator that ranked them highest", "source")
-        self.served_items_of, self.candidates_of = Children(served), Children(candidates)
+        self.served_items = self._sums("served_items", "Items served by the candidate generator", "source")
+        self.candidates = self._sums("candidates", "Candidates by the generator that ranked them highest", "source")
         self.reasons = self._counter("reasons", "Lists that are not what they could be at best, by why", "reason")
-        top_score = self._histogram("top_score", "Score of a list's first item", _SCORES, "arm")
+        top_score = self._times("top_score", "Score of a list's first item", _SCORES, "arm")
         self.top_score = {name: top_score.labels(name) for name in ARMS}
         self.missing = MissingFeatures()
         self.registry.register(self.missing)
@@ -81,10 +81,10 @@ class Metrics:
         self.plans_refused = self._counter("plans_refused", "Plans that were not obeyed", "reason")
         self.impressions_dropped = self._counter("impressions_dropped", "Records of answers that were lost")
         self.traces = self._counter("traces", "Traces of requests by what became of them", "result")
-        arm_seconds = self._histogram(
+        self.all_arms_seconds = self._times(
             "arm_seconds", "Time to make a recommendation, by the arm the user belongs to", _LATENCY_S, "arm"
         )
-        self.arm_seconds = {name: arm_seconds.labels(name) for name in ARMS}
+        self.arm_seconds = {name: self.all_arms_seconds.labels(name) for name in ARMS}
         self.canary_failures = self._counter(
             "canary_failures", "Canary requests the stable model answered, by what the candidate did", "kind"
         )
@@ -137,6 +137,16 @@ class Metrics:
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"larder_{name}", text, labels, registry=self.registry)
+
+    def _sums(self, name: str, text: str, label: str) -> LabelledSums:
+        found = LabelledSums(f"larder_{name}", text, label)
+        self.registry.register(found)
+        return found
+
+    def _times(self, name: str, text: str, buckets: tuple[float, ...], label: str) -> LabelledTimes:
+        found = LabelledTimes(f"larder_{name}", text, label, buckets)
+        self.registry.register(found)
+        return found
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"larder_{name}", text, labels, registry=self.registry)

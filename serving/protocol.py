@@ -13,13 +13,14 @@ import time
 from typing import Any, Final, NamedTuple, cast
 
 import httptools
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from serving.admission import ADMITTED, OVERLOADED, Door, overloaded, route_of
 from serving.http import ARRIVED
+from serving.loop_metrics import Observed
 from serving.metrics import Metrics
 from serving.one_write import OneWrite
 from serving.problems import RETRY_AFTER_S, TOO_LARGE, TOO_LARGE_HINT, TOO_LARGE_TEXT, encode_problem
@@ -61,7 +62,7 @@ class Edge:
         self.arriving_bytes = 0
         self._metrics = metrics
         # Kept, because finding a label takes longer than all else of a refusal.
-        self._counters: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._counters: dict[tuple[str, int], tuple[Counter, Observed]] = {}
 
     def count(self, route: str, status: int) -> None:
         """Count an answer that no application gave."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -218,8 +217,7 @@ class RecommendationService:
 
     async def _by_canary(self, asked: Asked, canary: ChildScorer, level: Level, reasons: list[Reason]) -> _Served:
         answer = await rank(canary, asked, self._reads, self._canary_timeout_s)
-        for name, count in answer.candidates.items():
-            self._metrics.candidates_of.of(name).inc(count)
+        self._metrics.candidates.add(answer.candidates.items())
         if not answer.pairs_read:
             level = "item_side"
             reasons.append("pair_features_unavailable")
@@ -273,8 +271,8 @@ class RecommendationService:
             failure: Failure = "non_finite" if isinstance(error, _NotANumberError) else "error"
             return _Served("popularity", items, [*reasons, "model_failed"], user, known, failure=failure)
         names = [g.name for g in recommender.generators]
-        for name, count in zip(names, np.bincount(draft.candidates.source, minlength=len(names)), strict=True):
-            self._metrics.candidates_of.of(name).inc(int(count))
+        brought = np.bincount(draft.candidates.source, minlength=len(names)).tolist()
+        self._metrics.candidates.add(zip(names, brought, strict=True))
         seen = seen_of(recommender.service, draft, pairs, slate, pairs_read=pairs_read, keep_all=asked.all_candidates)
         marks, arm = (read, drafted, paired, ranked), release.plan.stable
         return _Served(level, slate.items, reasons, user, known, seen, slate, arm, marks=marks, explored=slate.explored)
@@ -327,8 +325,7 @@ class RecommendationService:
     def _record(
         self, answer: Recommendations, served: _Served, k: int, now_us: int, latency_ms: float, epoch: int
     ) -> None:
-        for source, count in Counter(item.source for item in served.items).items():
-            self._metrics.served_items_of.of(source).inc(count)
+        self._metrics.served_items.add((item.source, 1) for item in served.items)
         for reason in served.reasons:
             self._metrics.reasons.labels(reason).inc()
         if served.seen is not None and served.items:

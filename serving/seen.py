@@ -16,7 +16,6 @@ def seen_of(service: str, draft: Draft, pairs: Rows, slate: Slate, *, pairs_read
         return None
     which = slice(None) if keep_all else slate.ranked
     items = draft.candidates.items[which]
-    pair_seq = np.where(pairs.present, pairs.seq, 0)[which]
     return Seen(
         service=service,
         service_hash=service_hash(service),
@@ -24,7 +23,7 @@ def seen_of(service: str, draft: Draft, pairs: Rows, slate: Slate, *, pairs_read
         matrix=slate.matrix[which],
         item_seq=draft.table.seq[items],
         catalog_seq=draft.table.catalog_seq[items],
-        pair_seq=pair_seq if pairs_read else np.full(len(items), NOT_READ),
+        pair_seq=pairs.held(which) if pairs_read else np.full(len(items), NOT_READ),
         category=draft.table.category_code[items],
         category_names=draft.table.category_names,
         user=draft.user,

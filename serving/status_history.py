@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import msgspec
-from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import Collector
 
 from serving.hot_path import PATH
 from serving.metrics import Metrics
@@ -73,19 +73,17 @@ class StatusHistory:
                     _add(levels, labels["level"], value)
                     _add(arms, labels["arm"], value)
         buckets, events = dict[str, float](), dict[str, float]()
-        for made in self._metrics.arm_seconds.values():
-            for labels, name, value in _values(made):
-                if name.endswith("_bucket"):
-                    _add(buckets, labels["le"], value)
+        for labels, _, value in _values(self._metrics.all_arms_seconds, "larder_arm_seconds_bucket"):
+            _add(buckets, labels["le"], value)
         for labels, _, value in _values(self._metrics.events, "larder_events_total"):
             events[labels["status"]] = value
         return statuses, levels, arms, buckets, events
 
 
-def _values(metric: MetricWrapperBase, name: str = "") -> Iterator[tuple[dict[str, str], str, float]]:
+def _values(metric: Collector, name: str) -> Iterator[tuple[dict[str, str], str, float]]:
     for family in metric.collect():
         for sample in family.samples:
-            if not name or sample.name == name:
+            if sample.name == name:
                 yield sample.labels, sample.name, sample.value
 
 

@@ -13,7 +13,17 @@ from feature_repo.rows import Rows
 from feature_repo.views import FOLD_VIEWS, NULL_INT, View
 from serving.candidates.contract import top_k
 from serving.cascade.fusion import DEPTH, Fusion
-from serving.cascade.kernels import NO_MAPPING, decayed_sums, fuse, neighbour_sums, ranks_in
+from serving.cascade.kernels import (
+    NO_MAPPING,
+    decayed_sums,
+    distinct,
+    first_of_each,
+    fuse,
+    neighbour_sums,
+    ranks_in,
+    spread,
+    worth_in_category,
+)
 
 N_ITEMS = 12
 ranked_lists = st.lists(
@@ -48,6 +58,10 @@ def test_lists_are_fused_by_reciprocal_rank(lists: list[np.ndarray], allowed: np
 def test_ranks_are_those_of_the_lists(lists: list[np.ndarray], order: list[int], count: int) -> None:
     items = np.array(order[:count], np.int32)
     found = ranks_in(*joined(lists), items, N_ITEMS)
+    into = np.zeros((count, 2 * len(lists)), np.float32, order="F")
+    assert ranks_in(*joined(lists), items, N_ITEMS, into[:, 1::2]).base is into
+    np.testing.assert_array_equal(into[:, 1::2], found)
+    assert not into[:, ::2].any()
     for row, item in enumerate(items):
         for g, one in enumerate(lists):
             place = np.flatnonzero(one == item)
@@ -162,3 +176,39 @@ def test_the_best_of_many_are_found_whatever_a_sample_says(seed: int, k: int, ki
         scores = np.full(3000, 0.5, np.float32)
     expected = sorted((i for i in range(3000) if scores[i] > 0), key=lambda i: (-scores[i], i))[:k]
     assert top_k(scores, k).tolist() == expected
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-1, 6), max_size=20))
+def test_distinct_items_of_events_are_those_of_numpy(found: list[int]) -> None:
+    at = np.array(found, np.int32)
+    known = np.flatnonzero(at >= 0)
+    expected = (*np.unique(at[known], return_inverse=True), known)
+    for one, other in zip(distinct(at), expected, strict=True):
+        assert (one.dtype, one.tolist()) == (other.dtype, other.tolist())
+
+
+@settings(deadline=None)
+@given(st.integers(0, 8), st.integers(0, 12), st.integers(0, 2**32 - 1))
+def test_scores_of_a_few_items_are_spread_over_all(few: int, wanted: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    known, scores = rng.permutation(9)[:few].astype(np.int32), rng.random(few).astype(np.float32)
+    items, dense = rng.integers(0, 9, wanted).astype(np.int32), np.zeros(9, np.float32)
+    dense[known] = scores
+    np.testing.assert_array_equal(spread(known, scores, items, 9), dense[items])
+
+
+@settings(deadline=None)
+@given(st.integers(0, 15), st.integers(1, 4), st.integers(0, 6), st.integers(0, 2**32 - 1))
+def test_categories_give_their_first_items_and_what_they_are_worth(n: int, codes: int, k: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    code, popularity = rng.integers(0, codes, n).astype(np.int32), rng.random(n)
+    order = rng.permutation(n).astype(np.int32)
+    order = order[np.argsort(code[order], kind="stable")]
+    begins = np.searchsorted(np.sort(code), np.arange(codes + 1)).astype(np.int64)
+    by_code = rng.choice([0.0, 0.3, 1.5], codes)
+    items = first_of_each(order, begins, by_code, k)
+    parts = [order[begins[c] : begins[c + 1]][:k] for c in range(codes) if by_code[c] > 0]
+    assert items.tolist() == [item for part in parts for item in part.tolist()]
+    expected = (popularity[items] * by_code[code[items]]).astype(np.float32)
+    np.testing.assert_array_equal(worth_in_category(items, popularity, by_code, code), expected)

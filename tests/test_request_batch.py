@@ -1,20 +1,24 @@
-"""Features computed kind by kind are those computed one by one, to the bit."""
+"""Features computed in one compiled pass are those computed one by one, to the bit."""
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_repo.request_batch import RequestBatch
-from feature_repo.request_features import FEATURES, INPUTS, compute
+from feature_repo import request_batch
+from feature_repo.request_batch import RequestBatch, RowBlocks
+from feature_repo.request_features import FEATURES, INPUTS, Ratio, compute
 from feature_repo.services import FEATURE_LISTS
 from feature_repo.views import DAY_US
 
 NOW = 20_000 * DAY_US
-USER = tuple(name for name in INPUTS if name.startswith("user_"))
-ROWS = tuple(name for name in INPUTS if name not in USER)
+USER, ITEM, PAIR, AFFINITY = (
+    tuple(name for name in INPUTS if name.startswith(prefix)) for prefix in ("user_", "item_", "pair_", "affinity_")
+)
 
 
 def block(columns: tuple[str, ...], n: int, rng: np.random.Generator) -> np.ndarray:
@@ -25,13 +29,46 @@ def block(columns: tuple[str, ...], n: int, rng: np.random.Generator) -> np.ndar
     return np.where(rng.random(values.shape) < 0.2, np.nan, values)
 
 
-@pytest.mark.parametrize("names", [*FEATURE_LISTS.values(), tuple(FEATURES), ("f_item_price",), ("f_user_orders",)])
-@given(n=st.integers(0, 7), seed=st.integers(0, 2**32 - 1))
-def test_the_same_numbers(names: tuple[str, ...], n: int, seed: int) -> None:
+def both(names: tuple[str, ...], n: int, pairs: int, categories: int, seed: int) -> None:
+    """Compute both ways and compare."""
     rng = np.random.default_rng(seed)
-    user, rows = block(USER, 1, rng), block(ROWS, n, rng)
+    blocks = RowBlocks(
+        block(USER, 1, rng),
+        np.ascontiguousarray(block(ITEM, n + 3, rng).T),
+        rng.permutation(n + 3)[:n].astype(np.int32),
+        block(PAIR, pairs, rng),
+        rng.integers(-1, pairs, n, dtype=np.int32) if pairs else np.full(n, -1, np.int32),
+        block(AFFINITY, categories, rng),
+        rng.integers(-1, categories, n, dtype=np.int32) if categories else np.full(n, -1, np.int32),
+    )
     out = np.empty((len(names), n), np.float32)
-    RequestBatch(names, USER, ROWS).compute(user, rows, NOW, out)
-    columns = {**dict(zip(USER, user, strict=True)), **dict(zip(ROWS, rows, strict=True))}
+    RequestBatch(names, USER, ITEM, PAIR, AFFINITY).compute(blocks, NOW, out)
+    columns = dict(zip(USER, blocks.user, strict=True)) | dict(zip(ITEM, blocks.items[blocks.item_of].T, strict=True))
+    for known, rows, of in (
+        (PAIR, blocks.pairs, blocks.pair_of),
+        (AFFINITY, blocks.affinities, blocks.affinity_of),
+    ):
+        # A row that there is not has nulls only.
+        columns |= dict(zip(known, np.column_stack([rows, np.full(len(rows), np.nan)])[:, of], strict=True))
     for row, (name, values) in zip(out, compute(columns, np.array([NOW]), names).items(), strict=True):
         np.testing.assert_array_equal(row, np.broadcast_to(values, n), err_msg=name)
+
+
+@pytest.mark.parametrize("names", [*FEATURE_LISTS.values(), tuple(FEATURES), ("f_item_price",), ("f_user_orders",)])
+@settings(deadline=None)  # the first example compiles
+@given(n=st.integers(0, 9), pairs=st.integers(0, 4), categories=st.integers(0, 3), seed=st.integers(0, 2**32 - 1))
+def test_the_same_numbers(names: tuple[str, ...], n: int, pairs: int, categories: int, seed: int) -> None:
+    both(names, n, pairs, categories, seed)
+
+
+def test_a_feature_of_another_kind_or_of_several_sides_is_computed_all_the_same() -> None:
+    added = {
+        "of_three_sides": (
+            "",
+            lambda c, now: c["pair_views"] + c["item_views"] - c["affinity_views"] + c["user_views"],
+        ),
+        "ratio_of_two_sides": ("", Ratio("pair_views", "item_views")),
+    }
+    with mock.patch.dict(FEATURES, added):
+        both(("f_item_price", *added, "f_pair_views"), 50, 7, 3, 1)
+        assert request_batch.RequestBatch(tuple(added), USER, ITEM, PAIR, AFFINITY)._others

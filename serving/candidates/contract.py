@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from feature_repo.rows import UserRows
 from serving.cascade.items import ItemTable
-from serving.cascade.kernels import top_k
+from serving.cascade.kernels import spread, top_k
 
 __all__ = [
     "F32",
@@ -77,7 +77,7 @@ class DenseQuery:
 
     def scores(self, items: I32) -> F32:
         """Return the scores of some items."""
-        return self._scores[items]
+        return self._scores.take(items)
 
 
 class SparseQuery:
@@ -100,6 +100,4 @@ class SparseQuery:
 
     def scores(self, items: I32) -> F32:
         """Return the scores of some items."""
-        dense = np.zeros(self._size, np.float32)
-        dense[self._items] = self._scores
-        return dense[items]
+        return spread(self._items, self._scores, items, self._size)

@@ -36,12 +36,18 @@ def weight_per_item(
     Returns
     -------
     tuple
-        Distinct positions, in the order of the items, and their total weights.
+        Distinct positions, in the order of the items, and their total weights; read-only, as others may get the same.
     """
     taken = table.taken_by(recent)
-    return decayed_sums(
-        taken.items, taken.which, taken.events, recent.types, recent.times, TYPE_WEIGHT, now_us, half_life_days, place
-    )
+    key = now_us, half_life_days, id(place)
+    known = taken.weights.get(key)
+    if known is None or known[0] is not place:
+        types, times = recent.types, recent.times
+        found = decayed_sums(
+            taken.items, taken.which, taken.events, types, times, TYPE_WEIGHT, now_us, half_life_days, place
+        )
+        known = taken.weights[key] = (place, *found)
+    return known[1], known[2]
 
 
 @dataclass(frozen=True)

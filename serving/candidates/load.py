@@ -6,6 +6,7 @@ A generator is a dataclass: its fields are all there is to store. To add one, na
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -118,12 +119,18 @@ def load_generator(spec: dict[str, Any], directory: Path) -> CandidateGenerator:
     return with_index(generator)
 
 
+@lru_cache(maxsize=4)
+def _vocabulary(ids: tuple[str, ...]) -> Vocabulary:
+    """Return the one vocabulary of these items: generators fitted on the same share it, and what is found by it."""
+    return Vocabulary(ids)
+
+
 def _build(kind: type[Any], params: dict[str, Any], arrays: Arrays) -> Any:
     """Put together what `_take_apart` took apart."""
     values: dict[str, Any] = {**params}
     for name, array in arrays.items():
         if name == _IDS:
-            values["vocabulary"] = Vocabulary([str(item) for item in array])
+            values["vocabulary"] = _vocabulary(tuple(map(str, array)))
         elif "." not in name:
             values[name] = array
     for name in PARTS.keys() & params.keys():

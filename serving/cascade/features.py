@@ -9,8 +9,8 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.request_batch import RequestBatch
-from feature_repo.rows import Rows, UserRows, block_names
+from feature_repo.request_batch import RequestBatch, RowBlocks
+from feature_repo.rows import PickedRows, Rows, UserRows, block_names
 from feature_repo.services import feature_list
 from feature_repo.views import USER_CATEGORY, USER_ITEM, USER_STATS
 from serving.candidates.contract import F32, I32, CandidateGenerator, Query
@@ -22,8 +22,6 @@ F64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 _NO_ITEMS = np.empty(0, np.int32)
-
-_AFFINITIES = block_names(USER_CATEGORY)
 
 
 def retrieval_columns(generators: Sequence[str]) -> tuple[str, ...]:
@@ -84,7 +82,7 @@ class Asked:
         out = np.empty((len(items), 2 * len(self.queries)), np.float32, order="F")
         for g, query in enumerate(self.queries):
             out[:, 2 * g] = query.scores(items)
-        out[:, 1::2] = ranks_in(self.lists, self.ends, items, self.size)
+        ranks_in(self.lists, self.ends, items, self.size, out[:, 1::2])
         return out
 
 
@@ -113,10 +111,14 @@ def feature_matrix(
         Shape (len(items), len(feature_list(service)) + r), Fortran-contiguous.
     """
     batch, count = _batch(service)
-    rows = np.concatenate([table.inputs.take(items, axis=0).T, pairs.block(), _affinities(user, table, items)])
-    # Feature by feature, as it is filled, and as CatBoost reads it without a copy.
+    pair_rows, pair_of = (pairs.base, pairs.which) if isinstance(pairs, PickedRows) else (pairs, _numbers(len(items)))
+    affinities = user.affinities.block()
+    blocks = RowBlocks(
+        user.stats.block(), table.inputs, items, pair_rows.block(), pair_of, affinities, _categories(user, table, items)
+    )
+    # Feature by feature, as it is filled, and as the trees read it without a copy.
     out = np.empty((count + retrieval.shape[1], len(items)), np.float32)
-    batch.compute(user.stats.block(), rows, now_us, out)
+    batch.compute(blocks, now_us, out[:count])
     out[count:] = retrieval.T
     return out.T
 
@@ -125,20 +127,19 @@ def feature_matrix(
 def _batch(service: str) -> tuple[RequestBatch, int]:
     """Return how a service's features are computed from the blocks of `feature_matrix`, and how many there are."""
     names = feature_list(service)
-    return RequestBatch(names, block_names(USER_STATS), (*ITEM_INPUTS, *block_names(USER_ITEM), *_AFFINITIES)), len(
-        names
-    )
+    columns = block_names(USER_STATS), ITEM_INPUTS, block_names(USER_ITEM), block_names(USER_CATEGORY)
+    return RequestBatch(names, *columns), len(names)
 
 
-def _affinities(user: UserRows, table: ItemTable, items: I32) -> F64:
-    """Return the user's affinities to each item's category, shape (columns, len(items)); NaN where there is none."""
-    by_category = np.full(len(table.category_names), -1)
+def _categories(user: UserRows, table: ItemTable, items: I32) -> I32:
+    """Return which of the user's categories each item is of, -1 for none of them, shape (len(items),)."""
+    by_category = np.full(len(table.category_names), -1, np.int32)
     code = table.category_index
     for row, name in enumerate(user.categories):
         if name in code:  # a category may have left the catalogue
             by_category[code[name]] = row
-    which = by_category.take(table.category_code.take(items))
-    # One extra column of NaN at the end stands for all categories the user never touched.
-    block = np.full((len(_AFFINITIES), len(user.affinities) + 1), np.nan)
-    block[:, :-1] = user.affinities.block()
-    return block.take(which, 1, mode="wrap")
+    return by_category.take(table.category_code.take(items))
+
+
+def _numbers(n: int) -> I32:
+    return np.arange(n, dtype=np.int32)

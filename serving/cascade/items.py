@@ -7,7 +7,7 @@ appended, none is removed), so an index held by a bundle stays valid.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import repeat
 
@@ -18,6 +18,7 @@ from feature_repo.packed_tail import CatalogItem
 from feature_repo.request_features import INPUTS
 from feature_repo.rows import RecentEvents, Rows
 from feature_repo.views import ITEM_STATS
+from serving.cascade.kernels import distinct
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -60,11 +61,14 @@ class TakenItems:
         Position in `items` of each event on an item of the table, shape (e,).
     events
         Positions of those events among the recent ones, shape (e,).
+    weights
+        What `weight_per_item` found, kept: several generators ask for the same.
     """
 
     items: I32
     which: npt.NDArray[np.intp]
     events: npt.NDArray[np.intp]
+    weights: dict[tuple[int, float, int], tuple[I32, I32, F64]] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -230,10 +234,7 @@ class ItemTable:
         last = self._of_user.get("last")
         if last is not None and last[0] is recent:
             return last[1]
-        at = self.lookup(recent.item_ids)
-        known = np.flatnonzero(at >= 0)
-        items, which = np.unique(at[known], return_inverse=True)
-        found = TakenItems(items, which, known)
+        found = TakenItems(*distinct(self.lookup(recent.item_ids)))
         self._of_user["last"] = (recent, found)  # one assignment: threads may share a table
         return found
 

@@ -112,6 +112,118 @@ def gathered(scores: F32, place: I32, items: I32) -> F32:
 
 
 @_compiled
+def _spread(known: Any, scores: Any, items: Any, size: int) -> Any:
+    dense, out = np.zeros(size, np.float32), np.empty(len(items), np.float32)
+    for i in range(len(known)):
+        dense[known[i]] = scores[i]
+    for i in range(len(items)):
+        out[i] = dense[items[i]]
+    return out
+
+
+def spread(known: I32, scores: F32, items: I32, size: int) -> F32:
+    """Return the scores of some items where those of a few are known, 0 for all others, shape (len(items),).
+
+    Parameters
+    ----------
+    known, scores
+        Distinct items, all below `size`, and their scores, shapes (m,).
+    """
+    return cast("F32", _spread(known, scores, items, size))
+
+
+@_compiled
+def _distinct(found: Any) -> Any:
+    count = 0
+    keys = np.empty(len(found), np.int64)
+    for e in range(len(found)):
+        if found[e] >= 0:
+            key, at = (np.int64(found[e]) << 32) | e, count
+            while at > 0 and keys[at - 1] > key:  # there are at most 200: numba's own sort takes seconds to compile
+                keys[at] = keys[at - 1]
+                at -= 1
+            keys[at] = key
+            count += 1
+    items, which, events = np.empty(count, np.int32), np.empty(count, np.int64), np.empty(count, np.int64)
+    place, last = np.empty(len(found), np.int64), -1
+    n = 0
+    for i in range(count):
+        item = keys[i] >> 32
+        if item != last:
+            items[n], last = item, item
+            n += 1
+        place[keys[i] & _INDEX] = n - 1
+    at = 0
+    for e in range(len(found)):
+        if found[e] >= 0:
+            which[at], events[at] = place[e], e
+            at += 1
+    return items[:n].copy(), which, events
+
+
+def distinct(found: I32) -> tuple[I32, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return the distinct items of some events, and where each event's is, as `TakenItems` has them.
+
+    Parameters
+    ----------
+    found
+        Item of each event, -1 for none, shape (n,).
+    """
+    items, which, events = _distinct(found)
+    return cast("I32", items), which, events
+
+
+@_compiled
+def _worth_in_category(items: Any, popularity: Any, by_code: Any, code: Any) -> Any:
+    out = np.empty(len(items), np.float32)
+    for i in range(len(items)):
+        out[i] = popularity[items[i]] * by_code[code[items[i]]]
+    return out
+
+
+def worth_in_category(items: I32, popularity: F64, by_code: F64, code: I32) -> F32:
+    """Return the popularity of some items times what their category counts, shape (len(items),).
+
+    Parameters
+    ----------
+    popularity, code
+        Popularity and category of every item, shapes (n,).
+    by_code
+        What each category counts.
+    """
+    return cast("F32", _worth_in_category(items, popularity, by_code, code))
+
+
+@_compiled
+def _first_of_each(order: Any, begins: Any, by_code: Any, k: int) -> Any:
+    total = 0
+    for code in range(len(by_code)):
+        if by_code[code] > 0.0:
+            total += min(k, begins[code + 1] - begins[code])
+    out = np.empty(total, np.int32)
+    at = 0
+    for code in range(len(by_code)):
+        if by_code[code] > 0.0:
+            for i in range(begins[code], min(begins[code] + k, begins[code + 1])):
+                out[at] = order[i]
+                at += 1
+    return out
+
+
+def first_of_each(order: I32, begins: I64, by_code: F64, k: int) -> I32:
+    """Return the first `k` items of each category that counts for something.
+
+    Parameters
+    ----------
+    order, begins
+        Items by category, and where each category begins (and the last one ends).
+    by_code
+        What each category counts, above 0 or nothing.
+    """
+    return cast("I32", _first_of_each(order, begins, by_code, max(k, 0)))
+
+
+@_compiled
 def _neighbour_sums(rows: Any, weights: Any, neighbours: Any, similarity: Any) -> Any:
     total = np.zeros(len(neighbours), np.float64)
     for r in range(len(rows)):
@@ -245,6 +357,7 @@ def _ranks(lists: Any, ends: Any, items: Any, size: int, out: Any) -> None:
     where = np.full(size, -1, np.int32)
     for row in range(len(items)):
         where[items[row]] = row
+    out[:] = np.nan
     start = 0
     for g in range(len(ends)):
         for position in range(start, ends[g]):
@@ -254,7 +367,7 @@ def _ranks(lists: Any, ends: Any, items: Any, size: int, out: Any) -> None:
         start = ends[g]
 
 
-def ranks_in(lists: I32, ends: npt.NDArray[np.int64], items: I32, size: int) -> F32:
+def ranks_in(lists: I32, ends: npt.NDArray[np.int64], items: I32, size: int, out: F32 | None = None) -> F32:
     """Return the 1-based rank of some distinct items in each of several lists, NaN where it lacks them.
 
     Parameters
@@ -263,12 +376,14 @@ def ranks_in(lists: I32, ends: npt.NDArray[np.int64], items: I32, size: int) -> 
         As of `fuse`.
     size
         Number of all items there are.
+    out
+        Where to put them; a new array if None.
 
     Returns
     -------
     ndarray
         Shape (len(items), len(ends)).
     """
-    out = np.full((len(items), len(ends)), np.nan, np.float32, order="F")
-    _ranks(lists, ends, items, size, out)
-    return out
+    ranks = np.empty((len(items), len(ends)), np.float32, order="F") if out is None else out
+    _ranks(lists, ends, items, size, ranks)
+    return ranks

@@ -90,9 +90,9 @@ class Draft:
         return [self.table.ids[i] for i in self.candidates.items]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, the lines of one list would take eight times as long to make
 class RankedItem:
-    """One line of a slate; `rank` is 1-based.
+    """One line of a slate; `rank` is 1-based. Nobody changes one.
 
     `slot` says by which rule, not by its score, an item has its place: "new" in the place kept for a new item,
     "explored" where it was drawn.
@@ -171,8 +171,9 @@ class Recommender:
         blocked = list(exclude)
         if (repeats or self.policy.repeats) == "drop":
             blocked += user.recent.item_ids
-        indices = table.lookup(blocked)
-        allowed[indices[indices >= 0]] = False
+        if blocked:
+            indices = table.lookup(blocked)
+            allowed[indices[indices >= 0]] = False
         generators, quotas = (self.generators, self.policy.quotas) if user.known else ((), ())
         asked = ask(generators, quotas, user, table, now_us) if asked is None else asked
         candidates = asked.merge(self.policy.candidates, allowed, self._fusion if generators else None)
@@ -196,10 +197,12 @@ class Recommender:
         order, kept = self._rerank(draft, ranked, scores)
         if exploring is not None:
             order, drawn = self._explore(draft, order, ranked, scores, exploring)
-        shown = self.ranker.probability(scores[order])
+        ids, generators = draft.table.ids, self.generators
+        shown = self.ranker.probability(scores[order]).tolist()
+        lines = zip(found.items[order].tolist(), shown, found.source[order].tolist(), strict=True)
         items = [
-            RankedItem(draft.table.ids[found.items[i]], rank, float(value), self.generators[found.source[i]].name)
-            for rank, (i, value) in enumerate(zip(order, shown, strict=True), start=1)
+            RankedItem(ids[item], rank, value, generators[source].name)
+            for rank, (item, value, source) in enumerate(lines, start=1)
         ]
         if kept is not None:
             items[kept] = replace(items[kept], slot="new")
