@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import math
 import sys
 import time
@@ -30,6 +29,7 @@ from serving.explainer import Explainer
 from serving.exploration import exploration_of
 from serving.feature_reads import FeatureReads
 from serving.feedback_intake import FeedbackIntake
+from serving.garbage import leave_alone_what_is_loaded
 from serving.hidden_items import load_hidden, remember_hidden
 from serving.hot_path import HotPath
 from serving.http import MeasuredApp
@@ -75,8 +75,6 @@ Errors have one format: `{"error": {"code", "message", "field", "hint"}}`.
 """
 
 
-#: Objects made before the collector looks at the youngest: a request makes thousands, which go by reference counts.
-GC_THRESHOLD: Final = 50_000
 #: How long a thread may keep the interpreter from the event loop.
 SWITCH_INTERVAL_S: Final = 0.0005
 
@@ -93,13 +91,6 @@ def _one_request_at_a_time() -> None:
     # A thread that writes records or derives a table keeps the interpreter for 5 ms at a time by default, whenever the
     # event loop lets go of it, several times a request: at 50 requests a second 5 % took over 47 ms instead of 21.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-
-
-def _leave_alone_what_is_loaded() -> None:
-    """Keep the collector from walking over models and tables in the middle of requests, and from looking often."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD, 20, 20)
 
 
 def create_app(
@@ -189,7 +180,7 @@ def create_app(
             BackgroundWork("status", EVERY_S / 4, lambda: history.take(now_us()), state.problems),
         ]
         await asyncio.gather(*(work.run_once() for work in works))
-        _leave_alone_what_is_loaded()
+        works.append(leave_alone_what_is_loaded(state))
         for work in works:
             work.start()
         try:

@@ -31,7 +31,6 @@ QUEUE_LENGTH: Final = 50
 TIMEOUT_S: Final = 1.0
 #: So long it waits for a moment without users' requests: on a busy server it sees a sample of at least ten a second.
 PATIENCE_S: Final = 0.1
-_POLL_S: Final = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +96,8 @@ class Shadow:
             if self._gone(job.child):
                 self._drop()
                 continue
-            await self._idle()
+            await asyncio.sleep(0)  # the answer that was queued leaves first
+            await self._state.idle(PATIENCE_S)
             start = time.monotonic()
             with answering(job.answer.request_id):
                 try:
@@ -116,13 +116,6 @@ class Shadow:
     def _drop(self) -> None:
         self._dropped += 1
         self._metrics.shadow.labels("dropped").inc()
-
-    async def _idle(self) -> None:
-        """Wait, not for long, until no user waits; the answer that was queued has left by then."""
-        deadline = time.monotonic() + PATIENCE_S
-        await asyncio.sleep(0)
-        while self._state.under_way and time.monotonic() < deadline:
-            await asyncio.sleep(_POLL_S)
 
     async def _compare(self, job: _Job) -> None:
         served, items = job.answer, list[RankedItem]()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import time
 from dataclasses import dataclass, field
 
 from serving.assignment import ArmName, assign
@@ -15,6 +17,7 @@ from serving.plan import Plan
 
 #: Without news of the item table for so long, `/readyz` says so.
 STALE_TABLE_S = 10.0
+_POLL_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,12 @@ class ServingState:
         """Seconds from the moment up to which the features are complete until now; None if unknown."""
         known_ms = self.ingest.known_ms
         return max(now_us - known_ms * 1000, 0) / 1e6 if known_ms else None
+
+    async def idle(self, patience_s: float) -> None:
+        """Wait, not for long, until no recommendation is being made."""
+        deadline = time.monotonic() + patience_s
+        while self.under_way and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_S)
 
     def all_problems(self) -> list[str]:
         """Everything that is not as it should be, as sentences."""

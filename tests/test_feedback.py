@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +22,7 @@ from larder_client.answers import Feedback
 from larder_client.client import AsyncLarderClient, LarderClient
 from serving.event_entry import RefusedEvent
 from serving.feedback_intake import FIELDS, VERDICTS, to_event
-from serving.shown_lists import ShownLists
+from serving.shown_lists import MAX_REQUESTS, ShownLists
 from tests.running_api import RunningApi, open_shop, wait_until
 from tests.test_api_entry import features, working
 
@@ -138,9 +139,26 @@ def test_the_rank_is_that_in_the_newest_list_with_the_item(served: list[tuple[st
 
 
 def test_the_oldest_lists_are_forgotten_and_long_ones_cut() -> None:
-    lists = ShownLists(max_requests=2)
+    lists = ShownLists(max_requests=2, buckets=1)
     for number in range(3):
         lists.remember(f"r{number}", "u", [f"i{place}" for place in range(500)])
     assert lists.rank("r0", "u", "i0") is None
     assert lists.rank("r2", "u", "i0") == 1
     assert lists.rank("r2", "u", "i400") is None, "beyond what is remembered: not known, not refused"
+
+
+def test_what_is_remembered_takes_no_more_room_once_it_is_full() -> None:
+    lists, items = ShownLists(), [f"i{place}" for place in range(20)]
+    tracemalloc.start()
+    try:
+        for number in range(100_000):
+            lists.remember(f"r{number}", "u", items)
+            if number == 30_000:
+                tracemalloc.reset_peak()
+                full = tracemalloc.get_traced_memory()[0]
+        grown = tracemalloc.get_traced_memory()[1] - full
+    finally:
+        tracemalloc.stop()
+    assert grown < 500_000, "while a table of all lists is built anew, there are two of them"
+    known = [number for number in range(100_000) if lists.rank(f"r{number}", "u", "i3") == 4]
+    assert known[-15_000:] == list(range(85_000, 100_000)) and len(known) <= MAX_REQUESTS
