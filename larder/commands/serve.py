@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -23,6 +23,9 @@ app = typer.Typer(rich_markup_mode=None, help="Run the API: recommendations, sco
 
 #: How long requests in flight may take when the server is told to stop.
 _GRACE_S = 10
+#: A connection on which nothing is asked is closed after so long: later than clients (httpx: 5 s) and proxies (HAProxy:
+#: 5 s) give it up themselves, or a request now and then leaves in the very moment the other end closes.
+IDLE_S: Final = 20
 
 
 @app.command()
@@ -70,6 +73,7 @@ def serve(
         "http": EdgeProtocol,
         "access_log": False,  # /metrics counts; a line per request costs more than the request's own Python
         "timeout_graceful_shutdown": _GRACE_S,
+        "timeout_keep_alive": IDLE_S,
         "server_header": False,
         "ws": "none",
         "log_level": "warning",
