@@ -75,7 +75,7 @@ bench: setup ## Exact figures, written to .larder/results
 bench-features: setup ## Speed and size of the feature store, as ratios to Feast's stock path (about 20 min)
 	$(BIN)/larder bench feature_reads feature_writes offline_joins backfill ingest item_table heavy_entity skew
 
-bench-quality: setup ## Every model x data set x metric with intervals, in one table and in MLflow (half an hour)
+bench-quality: setup ## Every model x data set x metric with intervals, in one table and in MLflow (40 minutes)
 	$(BIN)/larder bench quality
 
 bench-serving: setup ## The API under rising load, beside a bare server and Feast's SDK (about 12 min, on a quiet machine)

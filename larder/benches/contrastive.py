@@ -61,9 +61,9 @@ def run(settings: Settings) -> tuple[dict[str, float], dict[str, tuple[str, floa
                     for segment in ("warm", "new_items"):
                         pairs = paired(result.evaluation, plain.evaluation, segment)
                         gains.setdefault(f"{added}.{segment}", []).append(pairs)
-                        figures |= _gain(f"{prefix}.{segment}", pairs, settings.seed)
+                        figures |= gain_figures(f"{prefix}.{segment}", pairs, settings.seed)
             for what, pairs_of_cuts in gains.items():
-                figures |= _gain(f"{name}.{what}", np.concatenate(pairs_of_cuts), settings.seed)
+                figures |= gain_figures(f"{name}.{what}", np.concatenate(pairs_of_cuts), settings.seed)
     return figures, {"online_retail.contrastive.warm.gain_low": (">", 0.0)}
 
 
@@ -101,7 +101,8 @@ def paired(one: Evaluation, other: Evaluation, segment: str) -> F64:
     return difference
 
 
-def _gain(prefix: str, pairs: F64, seed: int) -> dict[str, float]:
+def gain_figures(prefix: str, pairs: F64, seed: int) -> dict[str, float]:
+    """Return the mean of paired differences and its 95 % interval, by name."""
     gain, low, high = bootstrap_mean(pairs, seed=seed)
     return {f"{prefix}.gain": gain, f"{prefix}.gain_low": low, f"{prefix}.gain_high": high}
 

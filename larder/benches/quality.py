@@ -15,14 +15,19 @@ from typing import Any
 from feature_repo.backfill import backfill
 from feature_repo.event_log import read_report
 from feature_repo.settings import Settings
+from larder.benches.contrastive import gain_figures, paired
 from larder.commands.train import print_result
 from larder.services.stack import Stack
 from larder.story.data import ensure_data
 from larder.story.steps import PhaseProgress
+from training.evaluate import TWO_STAGE
+from training.line_up import with_contrastive
 from training.train import TrainConfig, TrainResult, train
 
 #: Data set to the cuts it is judged at: 0 is the final one, n is n test windows earlier.
 CUTS: dict[str, tuple[int, ...]] = {"online_retail": (1, 2, 3, 0), "complete_journey": (0,), "movielens": (0,)}
+#: Where the contrastive model, which is no default, is added and paired with the default.
+CONTRASTIVE: tuple[tuple[str, int], ...] = (("online_retail", 0), ("complete_journey", 0))
 _METRICS = ("ndcg@10", "recall@20", "map@10")
 
 
@@ -39,11 +44,17 @@ def run(settings: Settings) -> tuple[dict[str, float], dict[str, tuple[str, floa
             for back in cuts:
                 print(f"\n{name}, {'final cut' if not back else f'{back} windows before the final cut'}")
                 config = TrainConfig(target=data.target, repeats=data.repeats, cuts_back=back)
-                with PhaseProgress() as report:
-                    result = train(own, config, data_hash, report)
-                print_result(result)
-                figures |= _figures(result, name if not back else f"{name}.cut_{back}")
+                result = _trained(own, config, data_hash)
+                prefix = name if not back else f"{name}.cut_{back}"
+                figures |= _figures(result, prefix)
                 table += [{"data_set": name, "cut": back, **row} for row in result.evaluation.table()]
+                if (name, back) in CONTRASTIVE:
+                    more = _trained(own, replace(config, line_up=with_contrastive()), data_hash)
+                    figures |= _beside(result, more, f"{prefix}.contrastive", settings.seed)
+                    rows = [row for row in more.evaluation.table() if row["model"] in (TWO_STAGE, "contrastive")]
+                    for row in rows:
+                        with_it = {"model": f"{TWO_STAGE} with contrastive"} if row["model"] == TWO_STAGE else {}
+                        table.append({"data_set": name, "cut": back, **row, **with_it})
     gains = [figures[f"online_retail.cut_{back}.gain_over_own_history"] for back in (1, 2, 3)]
     figures["online_retail.rolling_gain_over_own_history"] = sum(gains) / len(gains)
     _keep(settings, table, figures)
@@ -61,6 +72,22 @@ def run(settings: Settings) -> tuple[dict[str, float], dict[str, tuple[str, floa
         "complete_journey.gain_over_own_history_low": (">", 0.0),
     }
     return figures, targets
+
+
+def _trained(settings: Settings, config: TrainConfig, data_hash: str) -> TrainResult:
+    with PhaseProgress() as report:
+        result = train(settings, config, data_hash, report)
+    print_result(result)
+    return result
+
+
+def _beside(plain: TrainResult, more: TrainResult, prefix: str, seed: int) -> dict[str, float]:
+    """Return what a further generator adds: its own figures, and the paired difference on the same users."""
+    figures = {f"{prefix}.{name}": value for name, value in more.evaluation.flat().items()}
+    for segment in ("warm", "new_items"):
+        pairs = paired(more.evaluation, plain.evaluation, segment)
+        figures |= gain_figures(f"{prefix}.{segment}", pairs, seed)
+    return figures
 
 
 def _figures(result: TrainResult, prefix: str) -> dict[str, float]:
