@@ -47,7 +47,7 @@ RULES: Final = Rules()
 _EVENTS = 400_000
 _DAYS = 20
 #: No seasons: the world stands still but for people and items that come, age and go.
-_PARAMS = SimulatorParams(n_users=3_000, n_items=500, span_days=180 + _DAYS, season_amplitude=0.0)
+_PARAMS = SimulatorParams(n_users=3_000, n_items=500, season_amplitude=0.0)
 _CONFIG = TrainConfig(
     windows=2,
     users=400,
@@ -140,9 +140,13 @@ def _found_after(told: Told, shift: Shift) -> float:
 
 
 @contextmanager
-def open_shop(settings: Settings, seed: int) -> Iterator[OpenShop]:
-    """Train a champion on a simulated shop's history, and make what its windows are compared with."""
-    world = make_world(_PARAMS, seed, n_events=_EVENTS, n_new=1, days=_DAYS, end=datetime(2026, 1, 1, tzinfo=UTC))
+def open_shop(settings: Settings, seed: int, *, days: int = _DAYS) -> Iterator[OpenShop]:
+    """Train a champion on 180 days of a simulated shop, of which so many `days` are yet to come.
+
+    Makes what its windows are compared with, too.
+    """
+    params = replace(_PARAMS, span_days=180 + days)
+    world = make_world(params, seed, n_events=_EVENTS, n_new=1, days=days, end=datetime(2026, 1, 1, tzinfo=UTC))
     with tempfile.TemporaryDirectory(prefix="larder-bench-") as work:
         own = replace(settings, home=Path(work), project="simulator", seed=seed)
         with progress(f"shop {seed}: train"):

@@ -28,6 +28,8 @@ SEEDS: Final = (421, 422, 423, 424)
 #: Windows without a shift come first; their mean is the baseline. As many again follow, with each shift and without.
 BEFORE: Final = 6
 AFTER: Final = 6
+#: The shop goes on so long, until everything is known that the last windows' people take.
+DAYS: Final = 32
 #: People with fewer events than this are light users.
 LIGHT: Final = 30
 DRAWS: Final = 2_000
@@ -88,11 +90,25 @@ def run(settings: Settings) -> tuple[dict[str, float], dict[str, tuple[str, floa
     windows: list[Judged] = []
     for seed in SEEDS:
         with (
-            open_shop(settings, seed) as shop,
+            open_shop(settings, seed, days=DAYS) as shop,
             progress(f"shop {seed}: windows", BEFORE + AFTER * len(SCENARIOS)) as shown,
         ):
+            _require_outcomes(shop)
             windows += _windows(shop, seed, shown.advance)
     return _figures(windows), {}
+
+
+def _require_outcomes(shop: OpenShop) -> None:
+    """Check that the shop goes on until it is known what the last windows' people take."""
+    last_us = span(shop.world.cut + timedelta(hours=HOURS * (BEFORE + AFTER)))[0] + _horizon_us(shop)
+    if last_us > pc.max(shop.world.later["event_timestamp"]).cast("int64").as_py():
+        raise BadInputError(f"the shop ends after {DAYS} days, before it is known what the last windows' people take")
+
+
+def _horizon_us(shop: OpenShop) -> int:
+    """Return the time within which the model's probabilities say that an item is taken: its test window's length."""
+    manifest = shop.bundle.manifest
+    return int(manifest["test_until_us"] - manifest["trained_until_us"])
 
 
 def _windows(shop: OpenShop, seed: int, advance: Callable[[], None]) -> list[Judged]:
@@ -121,12 +137,7 @@ def _judged(
     features = FoldedFeatures()
     features.add(world.history.events)
     features.add(between(changed.later, world.cut, begins))
-    manifest = shop.bundle.manifest
-    horizon_us = manifest["test_until_us"] - manifest["trained_until_us"]
-    last_us = span(begins + timedelta(hours=HOURS * len(numbers)))[0] + horizon_us
-    if last_us > pc.max(world.later["event_timestamp"]).cast("int64").as_py():
-        raise BadInputError("the shop ends before it is known what its last windows' people take")
-    taken = _taken(changed, manifest["target"])
+    horizon_us, taken = _horizon_us(shop), _taken(changed, shop.bundle.manifest["target"])
     found = []
     for number in numbers:
         start = world.cut + timedelta(hours=HOURS * number)
