@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from deployment.blame import surroundings
 from deployment.checks.schema import anonymous, name_problem
 from deployment.plain_ranker import PlainRanker
 from feature_repo.errors import BadInputError
@@ -79,11 +80,14 @@ def compose_bundle(
     ------
     BadInputError
         If the ranker takes other columns than the cascade has, or scores that are not finite.
+    UnavailableError
+        If there are no rows to calibrate it on, which is not the ranker's doing.
     """
     generators = champion.recommender.generators
     columns = (*feature_list(service), *retrieval_columns([g.name for g in generators]))
     width = _width(ranker, service, columns)
-    rows = validation_rows(settings, champion, service, report)
+    with surroundings(f"make the validation rows of {service} with the champion's generators"):
+        rows = validation_rows(settings, champion, service, report)
     whole = load_ranker(ranker.kind, ranker.path, _UNCALIBRATED)
     scores = whole.score(rows.matrix[:, :width])
     if not np.isfinite(scores).all():

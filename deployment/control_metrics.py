@@ -30,6 +30,9 @@ class ControlMetrics(Collector):
         self._active = self._gauge("controller_active_status", "1 if this controller is the active one")
         self._problem = self._gauge("controller_problem_status", "1 while something it needs is away")
         self._tick = self._gauge("controller_tick_timestamp_seconds", "When it last looked")
+        self._attempts = self._gauge(
+            "gate_failed_attempts", "Attempts in a row without a verdict because something around the gate failed"
+        )
         for word in get_args(Word):
             self._verdicts.labels(word)
         for state in _ENDS:
@@ -39,6 +42,10 @@ class ControlMetrics(Collector):
     def judged(self, verdict: Verdict) -> None:
         """Count a verdict of the gate."""
         self._verdicts.labels(verdict.word).inc()
+
+    def attempted(self, attempts: int) -> None:
+        """Take note of how often in a row the gate was kept from a verdict."""
+        self._attempts.set(attempts)
 
     def ticked(self, status: RolloutStatus | None, *, active: bool, problem: str) -> None:
         """Take note of what one look of the controller found."""

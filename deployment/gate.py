@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from deployment.blame import NotHereError, of_surroundings, told
 from deployment.checks.contract import GateContext, Progress
 from deployment.checks.line_up import FIRST, THEN
 from deployment.compose_bundle import NonFiniteError, compose_bundle
@@ -19,7 +20,7 @@ from deployment.registry import Registry, Version
 from deployment.thresholds import Thresholds, load_thresholds
 from deployment.verdict import Check, OffPolicy, Verdict, compare
 from deployment.verdict_files import keep_verdict
-from feature_repo.errors import BadInputError, LarderError, NotFoundError
+from feature_repo.errors import BadInputError, LarderError, NotFoundError, UnavailableError
 from feature_repo.services import feature_list, service_hash
 from feature_repo.settings import Settings
 from serving.bundle import Bundle, FeatureListError, load_bundle, read_manifest
@@ -52,7 +53,7 @@ def gate(
 
     A bundle is verified by its hashes; of a plain ranker the one safe file is taken and composed with the champion's
     generators. Either is parsed by a limited child process before this one touches it. What fails there fails alone:
-    nothing of it is run.
+    nothing of it is run. What goes wrong with the version itself ends in a verdict, whatever kind of error it is.
 
     Parameters
     ----------
@@ -64,11 +65,22 @@ def gate(
     Raises
     ------
     UnavailableError
-        If MLflow or Redis cannot be reached; nothing is judged then.
-    NotFoundError
+        If MLflow, Redis, the disk or the project's data fail (deployment/blame.py); nothing is judged then.
+    NotHereError
         For a plain ranker where nothing serves yet, whose generators it could be composed with.
     """
-    report = progress or (lambda what, done, total: None)
+    try:
+        return _gate(settings, registry, version, progress or (lambda what, done, total: None), plan, parser)
+    except LarderError:
+        raise
+    except Exception as error:
+        _LOG.exception("version %s could not be judged", version.version)
+        raise UnavailableError(f"version {version.version} could not be judged: {told(error)}") from error
+
+
+def _gate(
+    settings: Settings, registry: Registry, version: Version, report: Progress, plan: Plan | None, parser: Parser | None
+) -> Verdict:
     key, thresholds = signing_key(settings), load_thresholds(settings)
     gated_at = datetime.now(UTC).isoformat(timespec="seconds")
     champion = _champion(settings, plan or load_plan(settings.plan_path, key))
@@ -90,12 +102,10 @@ def gate(
             parsed = parser.bundle(directory, _kinds(manifest))
             report("parse in a child process", 1, 1)
             bundle = load_bundle(directory)
-        except FeatureListError as error:
-            checks = [compare("feature_list", 1, "==", 0, "errors", str(error))]
-        except NonFiniteError as error:
-            checks = [compare("non_finite_outputs", 1, "==", 0, "errors", str(error))]
-        except BadInputError as error:
-            checks = [compare("security", 1, "==", 0, "errors", str(error))]
+        except Exception as error:
+            if of_surroundings(error):
+                raise
+            checks = [_refused(error, version)]
         else:
             checks = [
                 compare(
@@ -129,17 +139,48 @@ def gate(
     return verdict
 
 
+def _refused(error: Exception, version: Version) -> Check:
+    """Make the check of a version that could not be made a bundle, or not loaded."""
+    if isinstance(error, FeatureListError):
+        name = "feature_list"
+    elif isinstance(error, NonFiniteError):
+        name = "non_finite_outputs"
+    elif isinstance(error, LarderError):
+        name = "security"
+    else:
+        return _unforeseen(error, "composing" if version.plain else "loading")
+    return compare(name, 1, "==", 0, "errors", told(error))
+
+
+def _unforeseen(error: Exception, where: str) -> Check:
+    """Make the failing check of an error nobody thought of; its name says where it happened."""
+    _LOG.error("the gate did not foresee this", exc_info=error)
+    name = f"error_in_{where.lower().replace(' ', '_')}"
+    text = (
+        f"{told(error)}. The gate did not foresee that and asked nothing further. It is held against the version: what "
+        "MLflow, Redis, the disk or the project's data do wrong is told apart and tried again. The gate's log has the "
+        "traceback; `larder models gate VERSION --again` judges once more."
+    )
+    return compare(name, 1, "==", 0, "errors", text)
+
+
 def _run(context: GateContext) -> list[Check]:
-    """Run the checks; where one of the first fails, no other."""
+    """Run the checks; where one of the first fails, or any ends with an error, no other."""
     checks: list[Check] = []
-    for one in FIRST:
-        checks += one.run(context)
-    if any(check.result == "fail" for check in checks):
-        return checks
-    for number, check in enumerate(THEN):
-        found = check.run(context)
-        if found:
-            context.report("checks", number + 1, len(THEN))
+    for number, one in enumerate((*FIRST, *THEN)):
+        if number == len(FIRST) and any(check.result == "fail" for check in checks):
+            return checks
+        try:
+            found = one.run(context)
+        except Exception as error:
+            if of_surroundings(error) or isinstance(error, NotFoundError):
+                raise
+            if isinstance(error, BadInputError):  # there is nothing to judge by, say an empty window
+                name = f"error_in_{one.name.lower().replace(' ', '_')}"
+                return [*checks, Check(name, "inconclusive", 1.0, "==", 0.0, "errors", told(error))]
+            return [*checks, _unforeseen(error, one.name)]
+        if found and number >= len(FIRST):
+            context.report("checks", number - len(FIRST) + 1, len(THEN))
         checks += found
     context.report("checks", len(THEN), len(THEN))
     return checks
@@ -185,6 +226,8 @@ def _champion(settings: Settings, plan: Plan | None) -> _Champion:
     try:
         return _Champion(plan.stable.model_version, load_bundle(directory), directory)
     except LarderError as error:
+        if of_surroundings(error):
+            raise
         return _Champion(plan.stable.model_version, None, directory, f"its bundle cannot be loaded ({error})")
 
 
@@ -205,7 +248,7 @@ def _compose(
 ) -> Path:
     """Take a ranker's file and make a bundle of it."""
     if champion.bundle is None:
-        raise NotFoundError(
+        raise NotHereError(
             f"version {version.version} is a ranker, and there is no champion whose generators it could be composed "
             f"with{': ' + champion.problem if champion.problem else ''}; `larder train` and `larder models promote` "
             "make one"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from deployment.blame import surroundings
 from feature_repo.asof import AsOfReader
 from feature_repo.errors import BadInputError
 from feature_repo.rows import UserRows
@@ -131,8 +132,11 @@ def measure(
     ------
     BadInputError
         If nobody took anything in the window.
+    UnavailableError
+        If events or features of the project cannot be read.
     """
-    log = read_log(settings)
+    with surroundings("read the project's events"):
+        log = read_log(settings)
     target = bundle.manifest["target"]
     window, why = shared_window(bundle, champion)
     targets = log.targets(window, target)
@@ -143,8 +147,9 @@ def measure(
     if not targets:
         raise BadInputError(f"no {target} events in the test window: nothing to judge the model on")
     targets = drawn(targets, users, [settings.seed, 3])
-    reader = AsOfReader(settings, window.start_us)
-    table = offline_item_table(reader, window.start_us)
+    with surroundings("read the project's features"):
+        reader = AsOfReader(settings, window.start_us)
+        table = offline_item_table(reader, window.start_us)
     simple = {name: one for name, one in baselines(bundle.recommender.generators).items() if name in BASELINES}
     models = {CANDIDATE: bundle.recommender} | ({CHAMPION: champion.recommender} if champion else {})
     notes, rng, now = _Notes(), np.random.default_rng([settings.seed, 1]), window.start_us

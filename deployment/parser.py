@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from feature_repo.errors import BadInputError, LarderError
+from feature_repo.errors import BadInputError, LarderError, UnavailableError
 
 #: The child's start: imports of seconds, more on a busy machine. Comes on top of the deadline of the first file.
 START_S: Final = 120.0
@@ -81,7 +81,9 @@ class Parser:
         Raises
         ------
         BadInputError
-            If it cannot be loaded, or ends the child, or takes too long.
+            If it cannot be loaded, or ends the fork that parses it, or takes too long.
+        UnavailableError
+            If the child itself is gone or could not begin, which is no file's doing.
         """
         return self._ask({"what": "bundle", "path": str(directory.resolve())}, kinds, f"the bundle {directory.name}")
 
@@ -105,7 +107,8 @@ class Parser:
             line = b""
         if not line:
             self.close()
-            raise BadInputError(f"{what} was refused: the process that parses did not answer")
+            # A file can end, or hold up, the fork that parses it; not the process that forked it and answers for it.
+            raise UnavailableError(f"{what} could not be parsed: the process for it did not answer")
         answer = json.loads(line)
         if "error" in answer:
             raise BadInputError(f"{what} was refused: {answer['error']}")

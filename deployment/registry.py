@@ -6,13 +6,14 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from deployment.artefact import MAX_FILES, Listed, check_path, check_size
+from deployment.blame import NotHereError
 from deployment.verdict import Verdict
 from feature_repo.errors import BadInputError, LarderError, NotFoundError, UnavailableError
 from feature_repo.settings import Settings
@@ -144,14 +145,14 @@ class Registry:
         ------
         BadInputError
             If the artefact is not the bundle the version names.
-        NotFoundError
+        NotHereError
             For a ranker that was not composed into a bundle here.
         """
         if version.bundle_id and not _BUNDLE_ID.fullmatch(version.bundle_id):
             raise BadInputError(f"{version.bundle_id[:64]!r} is not a bundle id (32 hexadecimal digits)")
         target = self._settings.bundles_dir / version.bundle_id
         if version.plain and (not version.bundle_id or not target.is_dir()):
-            raise NotFoundError(
+            raise NotHereError(
                 f"version {version.version} is a ranker without a bundle here; `larder models gate {version.version} "
                 "--again` composes it"
             )
@@ -180,6 +181,8 @@ class Registry:
                 Listed(str(one.path), one.file_size, bool(one.is_dir))
                 for one in self._mlflow.list_artifacts(version.run_id, "bundle")
             ]
+        if not listing:
+            raise BadInputError(f"version {version.version} names a bundle, and its run holds no file of one")
         for one in listing:
             check_path(one.path)
             if one.is_dir or Path(one.path).suffix not in ALLOWED_SUFFIXES:
@@ -262,7 +265,8 @@ class Registry:
     def write_verdict(self, version: Version, verdict: Verdict, sealed: bytes = b"", page: str = "") -> None:
         """Keep a verdict with the version's run, and tag the version; the tag that ends a judgement comes last."""
         name, number = self._settings.model_name, version.version
-        with self._reported("write the verdict"):
+        # A run that was deleted for good keeps nothing; the version's tags still end the judgement.
+        with suppress(NotFoundError), self._reported("write the verdict"):
             if version.run_id:
                 folder = f"verdict/v{number}"
                 self._mlflow.log_dict(version.run_id, verdict.to_dict(), f"{folder}.json")
@@ -271,6 +275,7 @@ class Registry:
                     self._mlflow.log_text(version.run_id, sealed.decode(), f"{folder}.signed.json")
                 if page:
                     self._mlflow.log_text(version.run_id, page, f"{folder}.html")
+        with self._reported("write the verdict"):
             tags = {TAG_REASON: verdict.reason, TAG_GATED_AT: verdict.gated_at}
             if version.plain:
                 tags |= {TAG_BUNDLE: verdict.bundle_id, TAG_COMPOSED: "true"}
@@ -349,7 +354,9 @@ class Registry:
             where, first = self._settings.tracking_uri, (str(error).splitlines() or [type(error).__name__])[0][:300]
             if "Max retries exceeded" in first:  # of the library's text, nothing but this helps a user
                 first = "it cannot be reached; start it with `larder services up`, or set mlflow_tracking_uri"
-            raise UnavailableError(f"MLflow at {where} could not {what}: {first}") from error
+            gone = getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
+            kind = NotFoundError if gone else UnavailableError
+            raise kind(f"MLflow at {where} could not {what}: {first}") from (None if gone else error)
 
 
 def _verify(version: Version, directory: Path) -> None:

@@ -160,7 +160,7 @@ def _why(verdict: Verdict) -> str:
 
 def title_of(check: Check) -> str:
     """Return a check's title for people."""
-    return _TITLES.get(check.name, check.name.replace("_", " "))
+    return _TITLES.get(check.name, check.name.replace("_", " ").capitalize())
 
 
 def _card(check: Check) -> str:

@@ -40,7 +40,8 @@ class ControlProcess:
         self._plane = ControlPlane(settings)
         self.metrics = ControlMetrics()
         self.metrics.registry.register(LastTrainings(settings))
-        self._gate = GateFeed(settings, self._plane, self._active, self.metrics.judged) if with_gate else None
+        told = (self.metrics.judged, self.metrics.attempted)
+        self._gate = GateFeed(settings, self._plane, self._active, *told) if with_gate else None
         stale = self._gate.again if self._gate else (lambda _version: None)
         intake = Intake(self._plane, lambda: load_profile(settings, profile), WHO, stale)
         self._beside = BesideWork(settings, self._plane, self._active)

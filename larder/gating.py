@@ -103,9 +103,9 @@ def _watch(settings: Settings, worker: GateWorker) -> None:
         for verdict in looked.verdicts:
             _enter(settings, verdict)
             print_checks(settings, verdict)
-        told = "; ".join([looked.problem, *(f"version {number} waits: {why}" for number, why in looked.waiting)])
-        if told != said and told.strip("; "):
-            print(told.strip("; "), flush=True)
+        told = "; ".join(f"version {number} waits: {why}" for number, why in looked.waiting) or looked.problem
+        if told != said and told:
+            print(told, flush=True)
         said = told
 
     print(f"looking for new versions of {settings.model_name}; Ctrl-C ends it", flush=True)

@@ -25,6 +25,7 @@ class MonitorMetrics:
         self._alarm = self._gauge("drift_alarm", "Columns whose drift held over several windows", "kind")
         self._hits = self._gauge("drift_columns", "Columns that differ in the newest window", "kind")
         self._effect = self._gauge("drift_effect_ratio", "How much a column differs from the reference", "column")
+        self._column_alarm = self._gauge("drift_column_alarm", "1 if a column's drift held", "kind", "column")
         self._window = self._gauge("drift_window_end_timestamp_seconds", "End of the newest window")
         self._windows = self._gauge("drift_windows", "Windows of this champion so far")
         self._precision = self._gauge("estimated_precision_ratio", "Precision to expect without labels", "of")
@@ -53,12 +54,14 @@ class MonitorMetrics:
         """Show what the newest window says; after a change of champion nothing, until it has one."""
         findings = state.last.findings if state and state.last else []
         self._effect.clear()
+        self._column_alarm.clear()
         for group in GROUPS:
             mine = [one for one in findings if one.group == group]
             self._alarm.labels(group).set(sum(one.alarm for one in mine))
             self._hits.labels(group).set(sum(one.hit for one in mine))
         for one in findings:
             self._effect.labels(one.name).set(one.effect)
+            self._column_alarm.labels(one.group, one.name).set(float(one.alarm))
         self._windows.set(state.windows if state else 0)
         if state and state.last:
             self._window.set(state.last.end_us / 1e6)

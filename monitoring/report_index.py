@@ -70,7 +70,8 @@ def _window(state: DriftState | None) -> Iterable[str]:
         before = "" if then is None else f"; on the test window {then[0]:.4f} ({then[1]:.4f} to {then[2]:.4f})"
         yield (
             f"<p>Precision of the first places to expect without labels: <b>{now[0]:.4f}</b> ({now[1]:.4f} to "
-            f"{now[2]:.4f}){before}. It trusts the model's calibration, and does not see a changed taste.</p>"
+            f"{now[2]:.4f}){before}. It trusts the model's calibration: a hint that something changed, not how much "
+            "(docs/drift.md).</p>"
         )
 
 

@@ -66,6 +66,9 @@ class Metrics:
         self.shed = self._counter("shed", "Requests refused because there was too much to do", "kind")
         self.served_items = self._sums("served_items", "Items served by the candidate generator", "source")
         self.candidates = self._sums("candidates", "Candidates by the generator that ranked them highest", "source")
+        self.explored_places = self._counter(
+            "explored_places", "Places of lists drawn by chance, by policy and outcome", "kind", "pool", "drawn"
+        )
         self.reasons = self._counter("reasons", "Lists that are not what they could be at best, by why", "reason")
         top_score = self._times("top_score", "Score of a list's first item", _SCORES, "arm")
         self.top_score = {name: top_score.labels(name) for name in ARMS}

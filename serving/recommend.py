@@ -18,7 +18,7 @@ from feature_repo.views import USER_ITEM
 from serving.answers import ExplainedItem, Level, Reason, Recommendations
 from serving.assignment import ArmName
 from serving.cascade.explanation import EXPLORED, explain_unscored
-from serving.cascade.exploration import Exploration, ExploredSlot, Exploring, propensities_of
+from serving.cascade.exploration import DRAWN, Exploration, ExploredSlot, Exploring, propensities_of
 from serving.cascade.items import ItemTable
 from serving.cascade.recommender import RankedItem, Slate
 from serving.cascade.rerank import DiversityKind
@@ -105,6 +105,12 @@ class RecommendationService:
         self._shadow = shadow
         self._note = note_served if traced else None
         self._exploration = exploration
+        # By what was drawn, at position 0 or beyond; series that begin at 0, of the declared policy alone.
+        self._explored = (
+            None
+            if exploration is None
+            else [metrics.explored_places.labels(exploration.kind, exploration.pool, drawn) for drawn in DRAWN]
+        )
 
     async def recommend(self, wish: Wish, arrived_s: float | None = None) -> Recommendations:
         """Answer one request and record what was served.
@@ -139,6 +145,9 @@ class RecommendationService:
             served = await self._by_model(wish, request_id, release, table, now_us, assigned, ends)
         else:
             served = self._without_model(wish, release, table)
+        if self._explored is not None:
+            for slot in served.explored:
+                self._explored[slot.taken > 0].inc()
         took_s = time.perf_counter() - start
         self._metrics.arm_seconds[assigned].observe(took_s)
         latency_ms = took_s * 1000

@@ -21,6 +21,7 @@ from feature_repo.errors import BadInputError
 from feature_repo.settings import Settings
 from serving.cascade import exploration
 from serving.cascade.exploration import (
+    DRAWN,
     EXPLORATIONS,
     POOLS,
     Exploration,
@@ -237,6 +238,10 @@ def test_every_arm_explores_by_one_policy_the_log_tells_and_the_shadow_compares_
         explained = api.recommend(shop.user_ids[0], k=8, explain=True, request_id="x0")["items"]
         stranger = api.recommend("nobody", k=8)["items"]
         wait_until(lambda: any(one.error is None for one in read_shadow(settings.shadow_dir)))
+        counted = {
+            drawn: api.metric(f'larder_explored_places_total{{drawn="{drawn}",kind="epsilon",pool="below"}}')
+            for drawn in DRAWN
+        }
     assert not any(item["slot"] for item in stranger)
     assert drawn > 20
     assert arms["canary"] and arms["stable"] + arms["baseline"]
@@ -244,6 +249,8 @@ def test_every_arm_explores_by_one_policy_the_log_tells_and_the_shadow_compares_
         assert all(item["summary"].startswith("Explored") == (item["slot"] == "explored") for item in explained)
     records = list(read_impressions(settings.impressions_dir))
     assert any(one.explored for one in records if one.served_bundle == canary)
+    taken = Counter(slot.taken > 0 for one in records for slot in one.explored or ())
+    assert counted == {"same": taken[False], "other": taken[True]}
     for one in records:
         if one.explored is None:
             assert one.propensities is None

@@ -92,6 +92,8 @@ def test_prices_change(watched: tuple[Shop, list[str], Asked]) -> None:
         # People of a shop of minutes drift too: that alone would be an alarm, but not of the price.
         shop.wait_until("there is a row", lambda: "features/f_item_price" in alarms(), 120)
         shop.wait_until("it is told", lambda: "LarderDrift" in prometheus.firing(), 30)
+        named = 'max(larder_drift_column_alarm{kind="features",column="f_item_price"})'
+        shop.wait_until("by its name", lambda: prometheus.value(named) == 1, 30)
     assert prometheus.value('max(larder_drift_alarm{kind="features"})')
     assert prometheus.value('max(larder_open_signals{kind="drift"})')
     assert prometheus.value("sum(larder_skew_wrong)") == 0, "what was served is what the log says"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 import redis
 
+import deployment.compose_bundle
 import deployment.gate_worker
 from deployment.gate_worker import GateWorker
 from deployment.promotion import ControlPlane
@@ -212,6 +214,30 @@ def test_nan_scores_are_stopped_by_outputs(
     ]
     path.write_text("\n".join(lines) + "\n")
     assert stopped_by(judge(worker, logged(shop, path))) == {"non_finite_outputs"}
+
+
+def test_a_model_of_another_kind_ends_in_a_verdict_and_data_that_cannot_be_read_in_none(
+    shop: GatedShop, worker: GateWorker, frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three scores a row fit nowhere, and no check foresaw that; without the project's events nothing is judged."""
+    import catboost
+
+    names = columns(frame)
+    model = catboost.CatBoostClassifier(loss_function="MultiClass", iterations=5, verbose=0, allow_writing_files=False)
+    model.fit(frame[names], np.arange(len(frame)) % 3)
+    model.save_model(str(tmp_path / "ranker.cbm"))
+    number = logged(shop, tmp_path / "ranker.cbm")
+
+    def away(*_: Any) -> None:
+        raise KeyError("event_type")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(deployment.compose_bundle, "validation_rows", away)
+        looked = worker.run_once()
+    assert looked.verdicts == () and looked.waiting[0][0] == number and "validation rows" in looked.waiting[0][1]
+    (verdict,) = worker.run_once().verdicts
+    assert stopped_by(verdict) == {"error_in_composing"} and not verdict.bundle_id
+    assert re.match(r"\w+Error: .+", verdict.checks[0].explanation)
 
 
 class _Canary:

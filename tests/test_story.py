@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
 from larder.services.ports import any_free_port
-
-
-def larder(home: Path, *arguments: str, ports: tuple[int, int, int]) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user would, with a home and ports of its own."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("LARDER_")} | {
-        "LARDER_HOME": str(home),
-        "LARDER_REDIS_PORT": str(ports[0]),
-        "LARDER_MLFLOW_PORT": str(ports[1]),
-        "LARDER_API_PORT": str(ports[2]),
-        "LARDER_REDIS_TIMEOUT_MS": "1000",  # a loaded test machine is not a dead Redis
-        "LARDER_REQUEST_BUDGET_MS": "0",
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "larder.cli", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=600,
-        check=False,
-    )
+from tests.command_line import larder
 
 
 @pytest.fixture(scope="module")

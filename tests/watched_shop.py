@@ -48,7 +48,8 @@ HURRIED_DRIFT = {
 
 def watched_settings(home: Path, **fields: Any) -> Settings:
     ports = {f"{name}_metrics_port": any_free_port() for name in ("ingest", "control", "monitor")} | HURRIED_DRIFT
-    return fault_settings(home / "home", prometheus_port=any_free_port(), **(ports | fields))
+    explored = {"exploration": "epsilon"}
+    return fault_settings(home / "home", prometheus_port=any_free_port(), **(ports | explored | fields))
 
 
 def controller_service(settings: Settings) -> Service:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+from deployment.blame import surroundings
 from deployment.live import Live, read_live
 from deployment.measure import Measured, measure
 from deployment.parser import Parsed
@@ -56,7 +57,9 @@ class GateContext:
     @cached_property
     def live(self) -> Live:
         """The online side as serving sees it."""
-        return read_live(self.settings, self.measured.users)
+        users = self.measured.users
+        with surroundings("read the online store"):
+            return read_live(self.settings, users)
 
 
 class GateCheck(Protocol):

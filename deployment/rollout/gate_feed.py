@@ -8,12 +8,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
+from deployment.blame import told
 from deployment.gate_worker import POLL_S, GateWorker
 from deployment.promotion import ControlPlane
 from deployment.verdict import Verdict
 from deployment.verdict_entries import record_verdict
 from deployment.verdict_files import kept_verdict, verdict_path
-from feature_repo.errors import LarderError
+from feature_repo.errors import LarderError, NotFoundError
 from feature_repo.settings import Settings
 from serving.signature import signing_key
 
@@ -32,8 +33,10 @@ class GateFeed:
         plane: ControlPlane,
         active: Callable[[], bool],
         on_verdict: Callable[[Verdict], None] = lambda _verdict: None,
+        on_attempts: Callable[[int], None] = lambda _attempts: None,
     ) -> None:
         self._settings = settings
+        self._on_attempts = on_attempts
         self._on_verdict = on_verdict
         self._plane = plane
         self._active = active
@@ -69,13 +72,22 @@ class GateFeed:
     def _look(self, worker: GateWorker) -> None:
         try:
             looked = worker.run_once()
-            problem = looked.problem or "; ".join(f"version {version} waits: {why}" for version, why in looked.waiting)
+            self._on_attempts(looked.attempts)
+            waits = "; ".join(f"version {version} waits: {why}" for version, why in looked.waiting)
+            problem = waits or looked.problem
             self._enter(worker, looked.verdicts)
-            while self._again and not self._stopping.is_set():
-                version = self._again.pop()
+            for version in tuple(self._again):
+                if self._stopping.is_set():
+                    break
                 self._enter(worker, (worker.judge(worker.version(version)),))
-        except LarderError as error:
+                self._again.discard(version)
+        except NotFoundError as error:  # a version that was deleted is not judged again
+            self._again.clear()
             problem = str(error)
+        except Exception as error:  # the thread that judges must outlive whatever one look does
+            if not isinstance(error, LarderError):
+                _LOG.exception("a look of the gate failed")
+            problem = told(error)
         if problem and problem != self._told:
             _LOG.warning("gate: %s", problem)
         self._told = problem

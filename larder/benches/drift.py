@@ -47,7 +47,7 @@ RULES: Final = Rules()
 _EVENTS = 400_000
 _DAYS = 20
 #: No seasons: the world stands still but for people and items that come, age and go.
-_PARAMS = SimulatorParams(n_users=3_000, n_items=500, span_days=180 + _DAYS, season_amplitude=0.0)
+_PARAMS = SimulatorParams(n_users=3_000, n_items=500, season_amplitude=0.0)
 _CONFIG = TrainConfig(
     windows=2,
     users=400,
@@ -85,7 +85,7 @@ def run(settings: Settings) -> tuple[dict[str, float], dict[str, tuple[str, floa
     quiet: list[Told] = []
     shifted: dict[str, list[Told]] = {shift.name: [] for shift in SHIFTS}
     for seed in SEEDS:
-        with _open_shop(settings, seed) as shop:
+        with open_shop(settings, seed) as shop:
             with progress(f"shop {seed}: nothing changes", WINDOWS) as shown:
                 still = _watch(shop, Shift("nothing"), range(WINDOWS), _begun(shop), shown)
             quiet.append(still)
@@ -140,8 +140,13 @@ def _found_after(told: Told, shift: Shift) -> float:
 
 
 @contextmanager
-def _open_shop(settings: Settings, seed: int) -> Iterator[OpenShop]:
-    world = make_world(_PARAMS, seed, n_events=_EVENTS, n_new=1, days=_DAYS, end=datetime(2026, 1, 1, tzinfo=UTC))
+def open_shop(settings: Settings, seed: int, *, days: int = _DAYS) -> Iterator[OpenShop]:
+    """Train a champion on 180 days of a simulated shop, of which so many `days` are yet to come.
+
+    Makes what its windows are compared with, too.
+    """
+    params = replace(_PARAMS, span_days=180 + days)
+    world = make_world(params, seed, n_events=_EVENTS, n_new=1, days=days, end=datetime(2026, 1, 1, tzinfo=UTC))
     with tempfile.TemporaryDirectory(prefix="larder-bench-") as work:
         own = replace(settings, home=Path(work), project="simulator", seed=seed)
         with progress(f"shop {seed}: train"):
@@ -165,12 +170,12 @@ def _watch(shop: OpenShop, shift: Shift, numbers: range, state: DriftState, show
     changed = shift.world(world, begins)
     write_dataset(replace(world.history, events=pa.concat_tables([world.history.events, changed.later])), shop.settings)
     features.add(world.history.events)
-    features.add(_between(changed.later, world.cut, begins))
+    features.add(between(changed.later, world.cut, begins))
     told = Told([], [])
     for number in numbers:
         start = world.cut + timedelta(hours=HOURS * number)
-        events = _between(changed.later, start, start + timedelta(hours=HOURS))
-        drawn, (start_us, end_us) = _serve(shop, shift, changed, features, events, start), _span(start)
+        events = between(changed.later, start, start + timedelta(hours=HOURS))
+        drawn, (start_us, end_us) = _serve(shop, shift, changed, features, events, start), span(start)
         ours = event_columns(shop.settings, start_us, end_us, shop.reference.known, RULES.sample, _US)
         window = Window(start_us, end_us, drawn.answers, window_columns(drawn, shop.watched.service, ours))
         findings, state = judge(shop.watched.service, window, shop.reference.columns, state, RULES)
@@ -181,27 +186,40 @@ def _watch(shop: OpenShop, shift: Shift, numbers: range, state: DriftState, show
     return told
 
 
-def _serve(
+def served(
     shop: OpenShop, shift: Shift, world: World, features: FoldedFeatures, events: pa.Table, start: datetime
-) -> Drawn:
-    """Answer those who come in a window, at their first event of it."""
+) -> list[ImpressionRecord]:
+    """Answer those who come in a window, at their first event of it, as far as the sampler would draw them.
+
+    Parameters
+    ----------
+    features
+        State as of the window's start.
+    events
+        Of the window.
+    """
     recommender = shift.recommender(shop.bundle.recommender)
-    table, (start_us, end_us) = features.table(world, start), _span(start)
+    table, (start_us, _) = features.table(world, start), span(start)
     comes: dict[str, int] = {}
     for user, time in zip(
         events["user_id"].to_pylist(), events["event_timestamp"].cast("int64").to_pylist(), strict=True
     ):
         comes.setdefault(user, time)
-    # The sampler would draw these: others need no list. Some are strangers.
+    # Others need no list. Some are strangers.
     salt = str(start_us)
     asking = sorted(comes, key=lambda user: draw(salt, user))[: RULES.sample + 60]
-    records: list[ImpressionRecord] = []
-    for user in asking:
-        name = f"{start_us}-{user}"
-        record = answered(recommender, features, table, shop.watched, user, comes[user], name)
-        if record is not None:
-            records.append(record)
-    drawn = draw_window(records, shop.watched, start_us, end_us, RULES.sample)
+    answers = (
+        answered(recommender, features, table, shop.watched, user, comes[user], f"{start_us}-{user}") for user in asking
+    )
+    return [record for record in answers if record is not None]
+
+
+def _serve(
+    shop: OpenShop, shift: Shift, world: World, features: FoldedFeatures, events: pa.Table, start: datetime
+) -> Drawn:
+    """Draw a window's sample, with what came of it."""
+    records = served(shop, shift, world, features, events, start)
+    drawn = draw_window(records, shop.watched, *span(start), RULES.sample)
     of = {record.request_id: record for record in records}
     answers = [_with_outcome(shift, world, of[one.request_id], one) for one in drawn.answers]
     return replace(drawn, answers=answers)
@@ -218,12 +236,14 @@ def _with_outcome(shift: Shift, world: World, record: ImpressionRecord, answer: 
     return replace(answer, clicked="view" in kinds, purchased="purchase" in kinds)
 
 
-def _between(events: pa.Table, start: datetime, end: datetime) -> pa.Table:
+def between(events: pa.Table, start: datetime, end: datetime) -> pa.Table:
+    """Return the events of [start, end)."""
     time = events["event_timestamp"]
     first, last = (pa.scalar(one, time.type) for one in (start, end))
     return events.filter(pc.and_(pc.greater_equal(time, first), pc.less(time, last)))
 
 
-def _span(start: datetime) -> tuple[int, int]:
+def span(start: datetime) -> tuple[int, int]:
+    """Return a window's start and end, µs."""
     start_us = round(start.timestamp() * 1e6)
     return start_us, start_us + _US

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from fnmatch import fnmatchcase
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from feature_repo.errors import BadInputError
 from feature_repo.events import EVENT_SCHEMA
 from feature_repo.rows import Rows, UserRows
 from larder.benches.simulated_rounds import World
@@ -38,7 +40,7 @@ class Shift:
     change
         The world from a moment on.
     feature, wrong
-        A feature of the service and what it becomes on its way to the model.
+        A feature, or those of a pattern (f_pair_*), and what they become on their way to the model.
     others_taste
         Everybody acts as somebody else would.
     lost_events
@@ -62,12 +64,20 @@ class Shift:
         return replace(changed, later=changed.later.cast(EVENT_SCHEMA))
 
     def recommender(self, recommender: Recommender) -> Recommender:
-        """Return the recommender whose features are broken, if this breaks any."""
+        """Return the recommender whose features are broken, if this breaks any.
+
+        Raises
+        ------
+        BadInputError
+            If it has none of that name.
+        """
         if not self.feature:
             return recommender
-        place = recommender.columns.index(self.feature)
+        places = [place for place, name in enumerate(recommender.columns) if fnmatchcase(name, self.feature)]
+        if not places:
+            raise BadInputError(f"no feature {self.feature!r} to break")
         parts = {name: getattr(recommender, name) for name in recommender.__dataclass_fields__}
-        return _Broken(**parts, place=place, wrong=self.wrong)
+        return _Broken(**parts, places=places, wrong=self.wrong)
 
     def acts_as(self, world: World, user_id: str) -> str:
         """Whose taste a user has."""
@@ -76,13 +86,13 @@ class Shift:
 
 @dataclass(frozen=True, eq=False)
 class _Broken(Recommender):
-    place: int = 0
+    places: list[int] = field(default_factory=list)
     wrong: Callable[[F32], F32] = field(default=lambda column: column)
 
     def matrix(self, user: UserRows, table: ItemTable, items: I32, pairs: Rows, retrieval: F32, now_us: int) -> F32:
-        """Assemble the ranker's input with one column as it should not be."""
+        """Assemble the ranker's input with some columns as they should not be."""
         matrix = np.array(super().matrix(user, table, items, pairs, retrieval, now_us), order="F")
-        matrix[:, self.place] = self.wrong(matrix[:, self.place])
+        matrix[:, self.places] = self.wrong(matrix[:, self.places])
         return matrix
 
 

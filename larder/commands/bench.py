@@ -35,6 +35,7 @@ BENCHES = {
     "uplift": "an A/B test over HTTP: clicks of the two-stage model over 7-day popularity, and the power table",
     "ope": "off-policy estimates beside the truth: Open Bandit in both directions, and simulated logs",
     "drift": "alarms on shops where nothing changes, and how soon injected shifts are found",
+    "quality_estimate": "precision estimated without labels beside what was taken, with and without shifts",
     "quality": "every model x data set x metric: Online Retail at four cuts, Complete Journey, MovieLens (40 min)",
 }
 

@@ -49,7 +49,7 @@ def monitor_demo(
         start_monitor(stack)
         with shoppers(stack):
             chapter(5, "A quiet shop")
-            figures = quiet_shop(stack.settings)
+            figures = quiet_shop(stack.settings, prometheus)
             chapter(6, "Prices rise threefold")
             figures |= drifting_prices(stack.settings, base_url, prometheus)
             if prometheus is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -32,13 +32,17 @@ TARGETS: Final[dict[str, tuple[str, float]]] = {
     "calm_windows": ("==", CALM_WINDOWS),
     "drift_found": ("==", 1),
     "drift_windows": ("<=", 4),
+    "price_alarms_before": ("==", 0),
     "drift_alert": ("==", 1),
     "ingest_alert": ("==", 1),
 }
 #: In the names of the features that must be in alarm then.
 _PRICE: Final = "price"
+_DRIFT: Final = "LarderDrift"
 _LOOK_S: Final = 1.0
 _LONGEST_S: Final = 300.0
+#: Prometheus looks, and asks its rules, every 5 s.
+_CATCH_UP_S: Final = 30.0
 _ITEMS_PER_CALL: Final = 500
 
 
@@ -48,8 +52,11 @@ def start_monitor(stack: Stack) -> RunningService:
     return stack.start(project_service(often, "monitor", ["monitor", "run"], ready=lambda _port: True))
 
 
-def quiet_shop(settings: Settings) -> dict[str, float]:
-    """Let windows pass before anything is changed; return how many, and how many columns were in alarm."""
+def quiet_shop(settings: Settings, prometheus: str | None) -> dict[str, float]:
+    """Let windows pass before anything is changed; return how many, and how many columns were in alarm.
+
+    What fires in a shop that nobody touched is said, for nothing of it is what the prices do afterwards.
+    """
     before, seen = _windows(settings), 0
     with progress(f"{CALM_WINDOWS} windows of {60 * WINDOW_MINUTES:.0f} s", CALM_WINDOWS) as shown:
         for _ in _looks():
@@ -62,23 +69,72 @@ def quiet_shop(settings: Settings) -> dict[str, float]:
     print(f"Columns in alarm: {', '.join(alarms) or 'none'}", flush=True)
     if alarms:
         print("They are right: fifty visits a second began a moment ago, where there were none, and counts rise.")
-    return {"calm_windows": float(seen), "calm_alarms": float(len(alarms))}
+    if prometheus is not None:
+        _wait_for(lambda: _told(prometheus) >= set(_drifted(settings)), _CATCH_UP_S)
+        alarms = _drifted(settings)
+        for kind, columns in _named(prometheus).items():
+            print(f"{_DRIFT} fires already ({kind}), for {', '.join(columns)}.")
+    priced = [subject for subject in alarms if _PRICE in subject]
+    print(f"Columns of prices among them: {', '.join(priced) or 'none'}", flush=True)
+    return {
+        "calm_windows": float(seen),
+        "calm_alarms": float(len(alarms)),
+        "price_alarms_before": float(len(priced)),
+    }
 
 
 def drifting_prices(settings: Settings, base_url: str, prometheus: str | None) -> dict[str, float]:
-    """Raise all prices until the worker is sure that something drifted; put them back."""
-    before = _windows(settings)
+    """Raise all prices until the worker is sure that they drifted, and the alert says so; put them back.
+
+    The alert counts once its description names a column of prices that was in alarm nowhere before: `LarderDrift` may
+    fire already for others.
+    """
+    before, alarms, named = _windows(settings), set(_drifted(settings)), _named(prometheus)
     with _raised_prices(settings, base_url) as count:
         print(f"{count} items cost {FACTOR} times as much now.", flush=True)
-        took = _wait_for(lambda: any(_PRICE in subject for subject in _drifted(settings)))
+        took = _wait_for(lambda: bool(_new_prices(_drifted(settings), alarms)))
         windows = _windows(settings) - before
-        found = [subject for subject in _drifted(settings) if _PRICE in subject]
+        found = _new_prices(_drifted(settings), alarms)
         print(f"Noticed after {took or 0:.0f} s, in window {windows}: {', '.join(found) or 'nothing'}", flush=True)
         figures = {"drift_found": float(took is not None), "drift_windows": float(windows)}
         if prometheus is not None:
-            figures["drift_alert"] = float(_told_by(prometheus, "LarderDrift"))
+            figures["drift_alert"] = float(_told_of_prices(prometheus, named, took or 0.0))
     print("Prices are as they were.")
     return figures
+
+
+def _new_prices(columns: Iterable[str], before: Iterable[str]) -> list[str]:
+    """Return the columns of prices that were not there before."""
+    known = set(before)
+    return [column for column in columns if _PRICE in column and column not in known]
+
+
+def _told_of_prices(prometheus: str, before: Mapping[str, Sequence[str]], waited_s: float) -> bool:
+    """Wait until the alert names a column of prices that it did not name before the prices rose; whether it did."""
+
+    def news() -> dict[str, list[str]]:
+        found = {kind: _new_prices(names, before.get(kind, ())) for kind, names in _named(prometheus).items()}
+        return {kind: names for kind, names in found.items() if names}
+
+    took = _wait_for(lambda: bool(news()))
+    if took is None:
+        print(f"{_DRIFT} named no column of prices within {_LONGEST_S:.0f} s: {prometheus}/alerts")
+        return False
+    for kind, names in news().items():
+        was = (
+            f"it fired before, without {'it' if len(names) == 1 else 'them'}"
+            if kind in before
+            else "it did not fire before"
+        )
+        print(f"Alert {_DRIFT} ({kind}) names {', '.join(names)} {waited_s + took:.0f} s after; {was}.", flush=True)
+    return True
+
+
+def _named(prometheus: str | None) -> dict[str, list[str]]:
+    """Columns that the firing alerts of drift name, by kind; what the rule's description lists."""
+    alerts = [] if prometheus is None else _alerts(prometheus)
+    drifts = [one for one in alerts if one["labels"]["alertname"] == _DRIFT]
+    return {one["labels"]["kind"]: one["annotations"]["description"].rpartition(": ")[2].split(", ") for one in drifts}
 
 
 def dead_ingest(stack: Stack, prometheus: str) -> dict[str, float]:
@@ -130,7 +186,12 @@ def _told_by(prometheus: str, name: str) -> bool:
 
 
 def _firing(prometheus: str) -> dict[str, dict[str, Any]]:
-    """Alerts that fire now, by name.
+    """Return alerts that fire now, by name."""
+    return {one["labels"]["alertname"]: one for one in _alerts(prometheus)}
+
+
+def _alerts(prometheus: str) -> list[dict[str, Any]]:
+    """Return alerts that fire now.
 
     Raises
     ------
@@ -141,21 +202,25 @@ def _firing(prometheus: str) -> dict[str, dict[str, Any]]:
         answer = httpx.get(f"{prometheus}/api/v1/alerts", timeout=5.0).raise_for_status()
     except httpx.HTTPError as error:
         raise UnavailableError(f"Prometheus at {prometheus} does not answer: {error}") from error
-    alerts = answer.json()["data"]["alerts"]
-    return {one["labels"]["alertname"]: one for one in alerts if one["state"] == "firing"}
+    return [one for one in answer.json()["data"]["alerts"] if one["state"] == "firing"]
 
 
-def _wait_for(what: Callable[[], bool]) -> float | None:
+def _told(prometheus: str) -> set[str]:
+    """Subjects that the firing alerts of drift name."""
+    return {f"{kind}/{name}" for kind, names in _named(prometheus).items() for name in names}
+
+
+def _wait_for(what: Callable[[], bool], longest_s: float = _LONGEST_S) -> float | None:
     """Wait until something is so; return after how many seconds, None where it did not come."""
     start = time.monotonic()
-    for _ in _looks():
+    for _ in _looks(longest_s):
         if what():
             return time.monotonic() - start
     return None
 
 
-def _looks() -> Iterator[None]:
-    end = time.monotonic() + _LONGEST_S
+def _looks(longest_s: float = _LONGEST_S) -> Iterator[None]:
+    end = time.monotonic() + longest_s
     while time.monotonic() < end:
         yield
         time.sleep(_LOOK_S)

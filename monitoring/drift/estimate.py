@@ -24,8 +24,8 @@ def expected_precision(scores: list[F64], *, seed: int = 0, draws: int = 400) ->
     """Mean probability of the items in the first places: the precision to expect if the model is calibrated.
 
     This is confidence-based performance estimation (NannyML's CBPE) for lists. It assumes that an item with
-    probability p is still taken with probability p: it sees other users, items and features (covariate shift), and is
-    blind to a changed taste (concept shift), which only outcomes show.
+    probability p is still taken with probability p. Of other users, items and features (covariate shift) and of a
+    changed taste (concept shift) it sees the sign, and seldom the size (`larder bench quality_estimate`).
 
     Parameters
     ----------

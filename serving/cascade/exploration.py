@@ -25,6 +25,8 @@ ExplorationKind = Literal["none", "epsilon", "thompson"]
 EXPLORATIONS: Final[tuple[ExplorationKind, ...]] = ("none", "epsilon", "thompson")
 Pool = Literal["below", "new"]
 POOLS: Final[tuple[Pool, ...]] = ("below", "new")
+#: What a draw may give: the item that stands there without exploration, or one of the pool.
+DRAWN: Final = ("same", "other")
 #: Draws from the posteriors by which `thompson` finds how often each item is the best; the same for all requests.
 DRAWS: Final = 1000
 _SEED: Final = 20_251_127
