@@ -24,6 +24,8 @@ _MAX_CONNECTIONS = 64
 BACKGROUND_TIMEOUT_S = 2.0
 #: Who gave Redis so much time and got no answer has met a slow Redis, not a late request.
 _FAIR_S = 0.03
+#: What a Redis that is away looks like. RuntimeError is uvloop's, on writing to a connection reset since its last use.
+AWAY = (TimeoutError, RedisError, OSError, RuntimeError)
 
 
 def connect(settings: Settings) -> Redis:
@@ -120,8 +122,7 @@ class RedisGuard:
             limit_s = timeout_s or self._timeout_s
             async with asyncio.timeout(min(limit_s, within_s)):
                 result = await ask()
-        # RuntimeError: uvloop's, on writing to a connection that was reset since its last use.
-        except (TimeoutError, UnavailableError, RedisError, OSError, RuntimeError) as error:
+        except (UnavailableError, *AWAY) as error:
             if isinstance(error, TimeoutError) and within_s < min(limit_s, _FAIR_S):
                 raise UnavailableError("Redis did not answer before the request's time was over") from error
             self._failed_in_a_row += 1

@@ -12,7 +12,6 @@ import time
 from datetime import UTC, datetime
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from feature_repo.errors import BadInputError, LarderError
 from feature_repo.settings import Settings
@@ -21,7 +20,7 @@ from serving.child_scorer.child import ChildScorer, Restart
 from serving.child_scorer.process import ENTRY, ChildLimits
 from serving.metrics import Metrics
 from serving.plan import Arm, Plan, decode_plan, load_plan, plan_key, require_bundle_id, save_plan
-from serving.redis_client import BACKGROUND_TIMEOUT_S
+from serving.redis_client import AWAY, BACKGROUND_TIMEOUT_S
 from serving.signature import signing_key
 from serving.state import Release, ServingState
 from serving.warm_up import warm_up
@@ -126,7 +125,7 @@ class ReleaseLoader:
                 plan = decode_plan(data, self._key)
                 self._state.problems.pop("plan", None)
                 return plan
-        except (RedisError, OSError, TimeoutError):
+        except AWAY:
             _LOG.debug("Redis is away; the plan on disk counts")
         except BadInputError as error:
             self._state.problems["plan"] = f"the plan in Redis was refused: {error}"
