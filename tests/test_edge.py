@@ -30,6 +30,7 @@ from serving.logs import formatter_of
 from serving.metrics import Metrics
 from serving.request_id import begin_request
 from serving.shadow import Shadow
+from serving.state import ServingState
 from tests.running_api import RunningApi, open_shop
 
 SHOP = "https://shop.example"
@@ -196,18 +197,18 @@ def test_lines_of_an_answer_with_an_id_of_its_own_have_both(api: RunningApi, mon
 async def test_a_shadow_s_lines_have_the_id_of_the_answer(tmp_path: Path) -> None:
     """It works in a task of its own, after the request."""
     metrics = Metrics()
-    state = SimpleNamespace(release=SimpleNamespace(shadow=None), under_way=0)
+    state = ServingState(SimpleNamespace())  # type: ignore[arg-type] # no items are looked at
     settings = Settings(home=tmp_path)
     shadow = Shadow(settings, state, None, metrics)  # type: ignore[arg-type] # parts that fail are the point
-    child = SimpleNamespace(began=True)
-    release = SimpleNamespace(shadow=child, plan=SimpleNamespace(epoch=1))
+    release: Any = SimpleNamespace(shadow=SimpleNamespace(began=True), plan=SimpleNamespace(epoch=1))
     state.release = release
     with logged("json") as lines:
         shadow.start()
         answer = SimpleNamespace(request_id="answer-9", items=[])
         shadow.ask(release, None, answer, 1.0)  # type: ignore[arg-type]
-        while b'larder_shadow_total{result="error"} 0.0' in metrics.exposition():
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(10):
+            while b'larder_shadow_total{result="error"} 0.0' in metrics.exposition():
+                await asyncio.sleep(0.01)
         await shadow.stop()
     assert json.loads(lines[0])["request_id"] == "answer-9"
 
