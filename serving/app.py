@@ -29,7 +29,7 @@ from serving.explainer import Explainer
 from serving.exploration import exploration_of
 from serving.feature_reads import FeatureReads
 from serving.feedback_intake import FeedbackIntake
-from serving.garbage import leave_alone_what_is_loaded
+from serving.garbage import collection_by_the_clock, leave_alone_what_is_loaded
 from serving.hidden_items import load_hidden, remember_hidden
 from serving.hot_path import HotPath
 from serving.http import MeasuredApp
@@ -180,7 +180,8 @@ def create_app(
             BackgroundWork("status", EVERY_S / 4, lambda: history.take(now_us()), state.problems),
         ]
         await asyncio.gather(*(work.run_once() for work in works))
-        works.append(leave_alone_what_is_loaded(state))
+        leave_alone_what_is_loaded()
+        works.append(collection_by_the_clock(state))
         for work in works:
             work.start()
         try:

@@ -23,17 +23,15 @@ EVERY_S: Final = 10.0
 PATIENCE_S: Final = 1.0
 
 
-def leave_alone_what_is_loaded(state: ServingState) -> BackgroundWork:
-    """Keep the collector from walking over models and tables in the middle of requests, and from looking often.
-
-    Returns
-    -------
-    BackgroundWork
-        Looks at the rest, some thousand objects, by the clock; to be started.
-    """
+def leave_alone_what_is_loaded() -> None:
+    """Keep the collector from walking over models and tables in the middle of requests, and from looking often."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(THRESHOLD, 20, 20)
+
+
+def collection_by_the_clock(state: ServingState) -> BackgroundWork:
+    """Return the work that looks at the rest, some thousand objects, every `EVERY_S` seconds."""
 
     async def look() -> None:
         await state.idle(PATIENCE_S)

@@ -25,7 +25,7 @@ from feature_repo.settings import Settings
 from larder.services.ports import any_free_port
 from larder.services.prometheus_server import find_program
 from larder.services.redis_server import find_redis_server
-from tests.compose_file import DOCKERFILES, ROOT, example, image_environment, is_command, load
+from tests.compose_file import DOCKERFILES, ROOT, example, image_environment, load
 from tests.postgres_server import initialised, postgres_program
 
 #: Environments made from the images' lock files, to be tried instead of the one of the tests: `venv` and `mvenv`.
@@ -88,9 +88,6 @@ class Composed:
             if lacking:
                 pytest.skip(f"{name} needs {lacking[0]}: {self.missing[lacking[0]]}")
             words = self.words(name)
-            command = self.services[name].get("command", [])
-            if command[:1] == ["larder"] and not is_command(command[1:]):
-                pytest.skip(f"there is no `{' '.join(map(str, command))}` yet")
             if name == "alertmanager":
                 self._for_alertmanager_0_25(words[0])
             if name == "postgres":

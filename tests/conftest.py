@@ -24,6 +24,18 @@ pytest.register_assert_rewrite("tests.generator_contract")  # its asserts shall 
 #: Of this run only; processes that tests start inherit it.
 os.environ.setdefault("LARDER_SIGNING_KEY", "the tests' own key, known to nobody else")
 _numbers = itertools.count()
+_MLFLOW_WAITS = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT")
+
+
+@pytest.fixture
+def mlflow_waits() -> Iterator[None]:
+    """A gate worker's short waits for MLflow are set for its whole process: they must not outlive the test."""
+    before = {name: os.environ.get(name) for name in _MLFLOW_WAITS}
+    yield
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
 
 
 @pytest.fixture(scope="session")

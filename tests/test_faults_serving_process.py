@@ -65,6 +65,19 @@ def test_sigterm_under_load_fails_nothing(tmp_path: Path) -> None:
         assert "Traceback" not in shop.processes.log("api")
 
 
+def test_the_api_is_the_last_to_close_an_idle_connection(tmp_path: Path) -> None:
+    """Clients (httpx) and proxies (HAProxy) give one up after 5 s; who closes first need fear no request on its way."""
+    request = post("/v1/recommendations", b'{"user_id": "u00001", "k": 5}')
+    with (
+        served_shop(tmp_path) as shop,
+        socket.create_connection((HOST, shop.settings.api_port), timeout=5.0) as connection,
+    ):
+        for pause_s in (0.0, 7.0):
+            shop.processes.pause(pause_s)
+            connection.sendall(request)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200"), f"after {pause_s} s"
+
+
 def crowd(shop: ServedShop, size: int) -> Counter[str]:
     """Open so many connections at once, ask over each, and count what comes."""
     request = post("/v1/recommendations", b'{"user_id": "u00001", "k": 5}')

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -36,18 +35,7 @@ from tests.judged_models import registered
 from tests.tiny_bundle import SERVICE
 from training.tracking import client, register_bundle
 
-KEPT = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT")
-
-
-@pytest.fixture(autouse=True)
-def around() -> Iterator[None]:
-    """A worker's short waits are its process' own: they must not outlive the test."""
-    before = {name: os.environ.get(name) for name in KEPT}
-    yield
-    for name, value in before.items():
-        os.environ.pop(name, None)
-        if value is not None:
-            os.environ[name] = value
+pytestmark = pytest.mark.usefixtures("mlflow_waits")
 
 
 def poisoned(settings: Settings, bundle_id: str, change: Callable[[dict[str, Any]], Any]) -> None:

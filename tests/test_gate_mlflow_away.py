@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -22,18 +21,7 @@ from serving.plan import save_plan
 from serving.signature import signing_key
 from tests.running_api import plan_for
 
-KEPT = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT")
-
-
-@pytest.fixture(autouse=True)
-def around() -> Iterator[None]:
-    """A worker's short waits are its process' own: they must not outlive the test."""
-    before = {name: os.environ.get(name) for name in KEPT}
-    yield
-    for name, value in before.items():
-        os.environ.pop(name, None)
-        if value is not None:
-            os.environ[name] = value
+pytestmark = pytest.mark.usefixtures("mlflow_waits")
 
 
 @contextmanager

@@ -8,10 +8,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import httpx
 import pytest
 
-from larder.commands.serve import IDLE_S
 from serving.problems import RETRY_AFTER_S
 from serving.request_id import _PLAIN
 from serving.schemas import MAX_BODY_BYTES
@@ -36,13 +34,6 @@ def test_slow_clients_have_a_limit_of_time() -> None:
     timeouts = dict(re.findall(r"^timeout (\S+) (\S+)$", "\n".join(directives()), re.MULTILINE))
     assert set(timeouts) == {"http-request", "http-keep-alive", "client", "connect", "server", "queue"}
     assert "http-request wait-for-body time 10s if METH_POST" in directives()
-
-
-def test_the_api_is_the_last_to_close_an_idle_connection() -> None:
-    """Who closes first need not fear that a request is already on its way; HAProxy's own limit is 5 s."""
-    expiry = httpx.Limits().keepalive_expiry  # larder_client's, and that of most who call
-    assert expiry is not None
-    assert max(expiry, 5.0) + 10.0 < IDLE_S
 
 
 def test_only_what_is_named_is_public() -> None:

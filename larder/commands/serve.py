@@ -25,7 +25,7 @@ app = typer.Typer(rich_markup_mode=None, help="Run the API: recommendations, sco
 _GRACE_S = 10
 #: A connection on which nothing is asked is closed after so long: later than clients (httpx: 5 s) and proxies (HAProxy:
 #: 5 s) give it up themselves, or a request now and then leaves in the very moment the other end closes.
-IDLE_S: Final = 20
+_IDLE_S: Final = 20
 
 
 @app.command()
@@ -73,7 +73,7 @@ def serve(
         "http": EdgeProtocol,
         "access_log": False,  # /metrics counts; a line per request costs more than the request's own Python
         "timeout_graceful_shutdown": _GRACE_S,
-        "timeout_keep_alive": IDLE_S,
+        "timeout_keep_alive": _IDLE_S,
         "server_header": False,
         "ws": "none",
         "log_level": "warning",
