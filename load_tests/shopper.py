@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from locust import User, constant_throughput
+from locust import User
 
 from larder_client.answers import Event, Recommendations
 from larder_client.calls import ApiError
@@ -33,7 +33,6 @@ class Shopper(User):  # type: ignore[misc] # Locust is not typed
     """Asks for recommendations; scenarios say for whom, and how often a click follows."""
 
     abstract = True
-    wait_time = constant_throughput(PER_PERSON)
     click_share: ClassVar[float] = 0.1
     users: ClassVar[list[str]] = []
 
@@ -43,6 +42,18 @@ class Shopper(User):  # type: ignore[misc] # Locust is not typed
             Shopper.users = known_users()
         self.client = LarderClient(self.host, timeout_s=5.0, patience_s=0.0)
         self.random = random.Random()
+        self.came, self.visits = time.monotonic(), 0
+        time.sleep(self.wait_time())  # Locust's own: others go on
+
+    def wait_time(self) -> float:
+        """Return how long to wait for the next visit: one in each interval, at any moment of it.
+
+        All people come at once, and at a constant pace they would go on asking in salvos, which nobody's shop sees. Who
+        is late asks at once, so that the rate is kept.
+        """
+        due = self.came + (self.visits + self.random.random()) / PER_PERSON
+        self.visits += 1
+        return max(due - time.monotonic(), 0.0)
 
     def on_stop(self) -> None:
         """Disconnect."""

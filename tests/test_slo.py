@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
 from load_tests.slo import Objectives, judge
@@ -49,3 +53,23 @@ def test_each_objective_is_missed_alone(missed: str, changed: dict[str, Any], mo
 def test_no_list_at_all_misses_what_is_about_lists() -> None:
     missed = judge([], 50.0, 20.0, DEMANDED)["missed"]
     assert {"rate_share", "p95_ms", "p99_ms"} <= set(missed)
+
+
+def test_people_come_one_by_one_and_keep_the_rate() -> None:
+    """Locust lets all begin at once: at a constant pace they would ask in salvos. It patches sockets, hence a process."""
+    program = """
+import json, random, time
+from load_tests.shopper import Shopper
+time.monotonic = lambda: 100.0
+came = []
+for number in range(200):
+    person = Shopper.__new__(Shopper)
+    person.came, person.visits, person.random = 100.0, 0, random.Random(number)
+    came.append([person.wait_time() for _ in range(5)])
+print(json.dumps(came))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    moments = np.array(json.loads(done.stdout))
+    assert (np.floor(moments) == np.arange(5)).all(), "one visit of everybody in each second"
+    assert np.histogram(moments, 100, (0.0, 5.0))[0].max() < 30, "of 1,000 visits, in 50 ms"
+    assert np.ptp(np.diff(moments, axis=1)) > 1.0, "not in the same order every second"
