@@ -56,7 +56,7 @@ def test_no_list_at_all_misses_what_is_about_lists() -> None:
 
 
 def test_people_come_one_by_one_and_keep_the_rate() -> None:
-    """Locust lets all begin at once: at a constant pace they would ask in salvos. It patches sockets, hence a process."""
+    """Locust lets all begin at once: at a constant pace they asked in salvos. It patches sockets: hence a process."""
     program = """
 import json, random, time
 from load_tests.shopper import Shopper
